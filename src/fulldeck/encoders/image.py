@@ -1,0 +1,88 @@
+"""Images: decode with a pixel cap, bring to one size, scale to 0..1."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from fulldeck.encoders import numeric
+from fulldeck.errors import BadInput
+
+MAX_PIXELS = 64_000_000
+"""Largest image that is decoded, in pixels; a few kilobytes can unpack to far more."""
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """uint8 images of `channels` (1 grey, 3 RGB) x `height` x `width` to float32 in 0..1."""
+
+    channels: int
+    height: int
+    width: int
+    kind: ClassVar[str] = "image"
+    lazy: ClassVar[bool] = True
+
+    def encode(self, inputs: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+        """N x C x H x W uint8 to `input`: the same shape, float32 in 0..1."""
+        return {"input": np.multiply(inputs, np.float32(1 / 255), dtype=np.float32)}
+
+    def parse(self, item: bytes | str | Mapping[str, Any] | list[Any]) -> npt.NDArray[np.uint8]:
+        """An image file's content, or nested lists of grey levels 0..255, to C x H x W uint8."""
+        if isinstance(item, list):
+            return self._from_levels(item)
+        if not isinstance(item, bytes):
+            raise BadInput("send an image file (PNG, JPEG, ...) or nested lists of levels 0 to 255")
+        return decode_image(item, self.channels, self.height, self.width)
+
+    def _from_levels(self, item: list[Any]) -> npt.NDArray[np.uint8]:
+        levels = numeric(item, "the image")
+        if levels.ndim == 2:
+            levels = levels[None]
+        if levels.shape != (self.channels, self.height, self.width):
+            expected = [self.channels, self.height, self.width]
+            raise BadInput(f"the image must have shape {expected}, got {list(levels.shape)}")
+        if levels.min() < 0 or levels.max() > 255:
+            raise BadInput("the image's levels must be between 0 and 255")
+        return levels.astype(np.uint8)
+
+    def collect(self, items: list[Any]) -> npt.NDArray[np.uint8]:
+        """Stack items to N x C x H x W."""
+        return np.stack(items)
+
+    def to_json(self) -> dict[str, Any]:
+        """Channels and size."""
+        return {"kind": self.kind, "channels": self.channels, "height": self.height, "width": self.width}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(value["channels"], value["height"], value["width"])
+
+
+def decode_image(content: bytes, channels: int, height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Decode an image file to `channels` x `height` x `width`, uint8, resized if it has another size.
+
+    Raises BadInput if it is not an image, is cut short, or has more than MAX_PIXELS pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content)) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise BadInput(f"image of {image.width} x {image.height} pixels is over {MAX_PIXELS:,} pixels")
+                picture = image.convert("L" if channels == 1 else "RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError,
+            Image.DecompressionBombWarning) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"not a readable image: {error}") from error
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    array = np.asarray(picture, dtype=np.uint8)
+    return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))

@@ -1,0 +1,37 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import onnxruntime
+
+from fulldeck.errors import BadInput
+
+Array = npt.NDArray[Any]
+
+
+class OnnxRuntimeEngine:
+    """An ONNX file in an inference session.
+
+    Raises BadInput if the file cannot be loaded.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, path: Path, *, threads: int = 0) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        try:
+            self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's errors have no common base class but Exception
+            raise BadInput(f"ONNX Runtime cannot load {path.name}: {str(error).splitlines()[0]}") from error
+        self.outputs = [output.name for output in self.session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Inputs by name (batch first) to outputs by name."""
+        return dict(zip(self.outputs, self.session.run(self.outputs, dict(inputs)), strict=True))

@@ -1,0 +1,51 @@
+"""The three ways in which fulldeck says no, and the words for the closest valid name.
+
+Every message is one line: what is wrong, where, what to write instead.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class BadInput(ValueError):
+    """What the user gave cannot be used. The command line turns it into one line and exit code 2."""
+
+    def __init__(self, message: str, where: str | None = None) -> None:
+        super().__init__(f"{message} ({where})" if where else message)
+        self.message = message
+        self.where = where
+
+
+class RunFailed(RuntimeError):
+    """The input was fine and the work did not succeed. Exit code 1."""
+
+
+class CannotAct(BadInput):
+    """An instruction has nothing to work on in this model, data or machine; the reason is the message.
+
+    Raised from a door. The run stops with the reason, or, with `optional: true` in the recipe, goes on
+    without the instruction and names it as skipped.
+    """
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+    """Return `; did you mean X?` for the valid name nearest to `name`, or the empty string."""
+    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def extra(module: str, name: str) -> ModuleType:
+    """Import `module`, which comes with the optional extra `name`.
+
+    Raises BadInput with the exact pip line where it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise
+        raise BadInput(f'{module} is not installed: pip install "fulldeck[{name}]"') from error

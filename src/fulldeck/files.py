@@ -1,0 +1,96 @@
+"""Files that matter are written whole or not at all, and are known by their hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fulldeck.errors import RunFailed
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success flush it to disk and move it into place.
+
+    After a crash at any moment `path` holds the old content or the new, never a part. Raises RunFailed
+    where the disk is full or the folder cannot be written; the old content is then intact.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` atomically. Raises RunFailed if the disk is full or read-only."""
+    with refusing_disk(path), atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write `content` to `path` atomically, as UTF-8."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` to `path` atomically, as indented JSON."""
+    write_text(path, json.dumps(value, indent=2, default=plain) + "\n")
+
+
+def write_with(path: Path, writer: Callable[[Path], object]) -> None:
+    """Let `writer` fill a temporary file that then takes the place of `path`."""
+    with refusing_disk(path), atomic_path(path) as temporary:
+        writer(temporary)
+
+
+@contextmanager
+def refusing_disk(path: Path) -> Iterator[None]:
+    """Turn what a full or read-only disk raises (OSError, or RuntimeError from a library) into RunFailed."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFailed(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
+    except Exception as error:
+        # Libraries written in C++ or Rust wrap ENOSPC in an exception of their own.
+        if "No space left" in str(error) or "StorageFull" in str(error) or "os error 28" in str(error):
+            raise RunFailed(f"cannot write {path}: no space left on device") from error
+        raise
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """What JSON takes in place of a NumPy scalar, a path, a set or a tuple."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Path):
+        return value.as_posix()
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,212 @@
+"""An instruction: one numbered technique, described immutably, with four doors.
+
+A door that an instruction does not override stays shut: it returns what it was given. State of a run
+never lives here; `attach` creates what holds it and hands it to the loop.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+from fulldeck.declared import Declared
+from fulldeck.param import param
+
+if TYPE_CHECKING:
+    from fulldeck.candidate import Candidate, Tolerance
+    from fulldeck.data import Data
+    from fulldeck.service import Service
+    from fulldeck.training_loop import TrainingLoop
+
+__all__ = ["DOORS", "STAGES", "Card", "Evidence", "Instruction", "Situation", "instruction", "param"]
+
+Stage = Literal["data", "training", "inference", "deployment", "extensions"]
+STAGES: tuple[Stage, ...] = ("data", "training", "inference", "deployment", "extensions")
+DOORS = ("prepare", "attach", "optimise", "configure")
+
+TOUCHES = frozenset(
+    "split fitted targets inputs sampler loss activations modules weights graph dtype optimizer gradients "
+    "learning_rate batch_size sharding export artifact service package".split()
+)
+"""What an instruction may say that it touches; the planner's generic rules speak of these words."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What shows that an instruction works.
+
+    `workload` is a built-in name; `metric` the figure that it improves; `expect` the effect claimed, as a
+    ratio (`<= 0.6x`) or a difference (`>= +0.02`); `cost` what it may cost, by figure; `peer` a library
+    that does the same and can be measured beside it.
+    """
+
+    workload: str
+    metric: str
+    expect: str
+    cost: Mapping[str, str] = field(default_factory=dict)
+    peer: str | None = None
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What is known about the work before it starts: enough to say that an instruction cannot act."""
+
+    kind: str
+    """What the examples are: image, table, text or tensor; `unknown` for a factory that is not imported."""
+    task: str
+    """classification, regression, or `unknown`."""
+    device: str
+    """cpu, or the accelerator's type as `torch.accelerator` names it."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """The declared facts of an instruction, as the catalogue shows them."""
+
+    name: str
+    number: int
+    stage: Stage
+    title: str
+    touches: frozenset[str]
+    after: Mapping[str, str]
+    before: Mapping[str, str]
+    conflicts: Mapping[str, str]
+    extras: tuple[str, ...]
+    kinds: frozenset[str]
+    repeatable: bool
+    recipe_key: str | None
+    evidence: Evidence
+
+
+class Instruction(Declared):
+    """Base of all instructions: parameters are its fields, the doors its methods."""
+
+    card: ClassVar[Card]
+
+    @classmethod
+    def spoken_name(cls) -> str:
+        return cls.card.name if hasattr(cls, "card") else cls.__name__
+
+    def __str__(self) -> str:
+        changed = {name: value for name, value in self.parameters().items()}
+        return f"{self.card.name}({', '.join(f'{k}={v!r}' for k, v in changed.items())})"
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters that differ from their defaults, as plain YAML values."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    def entry(self) -> str | dict[str, Any]:
+        """This instruction as one entry of a recipe's list."""
+        parameters = self.parameters()
+        return {self.card.name: parameters} if parameters else self.card.name
+
+    # What the planner asks -------------------------------------------------------------------------
+
+    def order(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        """(after, before): name or trait (`touches:weights`, `stage:data`) to the reason.
+
+        Override it where the order depends on the parameters.
+        """
+        return self.card.after, self.card.before
+
+    def clash(self, other: Instruction) -> str | None:
+        """The reason why this one and `other` cannot be in one plan, or None. May look at parameters."""
+        return self.card.conflicts.get(other.card.name)
+
+    def cannot(self, situation: Situation) -> str | None:
+        """The reason why this one cannot act in `situation`, or None."""
+        kinds = self.card.kinds
+        if kinds and situation.kind not in kinds | {"unknown"}:
+            return f"works on {' or '.join(sorted(kinds))} data, and this is {situation.kind} data"
+        return None
+
+    def tolerance(self) -> Tolerance:
+        """What `optimise` may change at most; the pipeline checks it after the door has been used."""
+        from fulldeck.candidate import Tolerance
+
+        return Tolerance()
+
+    # The doors -------------------------------------------------------------------------------------
+
+    def prepare(self, data: Data) -> Data:
+        """Change the data before a model exists."""
+        return data
+
+    def attach(self, loop: TrainingLoop) -> None:
+        """Register handlers, wrappers and state with the training loop."""
+
+    def optimise(self, candidate: Candidate) -> Candidate:
+        """Turn the trained model into a better one to deploy."""
+        return candidate
+
+    def configure(self, service: Service) -> Service:
+        """Change what a server is started from."""
+        return service
+
+    @classmethod
+    def doors(cls) -> tuple[str, ...]:
+        """The doors that this instruction opens."""
+        return tuple(door for door in DOORS if getattr(cls, door) is not getattr(Instruction, door))
+
+
+Class = TypeVar("Class", bound=type[Instruction])
+
+
+def snake_case(name: str) -> str:
+    """`OnnxExport` to `onnx_export`, `LRScheduler` to `lr_scheduler`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def instruction(
+    number: int,
+    *,
+    stage: Stage,
+    evidence: Evidence,
+    touches: Collection[str] = (),
+    after: Mapping[str, str] = MappingProxyType({}),
+    before: Mapping[str, str] = MappingProxyType({}),
+    conflicts: Mapping[str, str] = MappingProxyType({}),
+    extras: tuple[str, ...] = (),
+    kinds: Collection[str] = (),
+    repeatable: bool = False,
+    recipe_key: str | None = None,
+) -> Callable[[Class], Class]:
+    """Give an instruction class its card.
+
+    `after` and `before` map a name or a trait (`touches:weights`, `stage:deployment`) to the reason for
+    that order; `conflicts` maps a name to the reason and the remedy. `kinds` limits it to kinds of data,
+    `extras` are the pip extras that it needs, `recipe_key` is a top-level key of a recipe that stands for
+    it. The title is the first line of the module's docstring.
+
+    Raises ValueError for a stage or a word in `touches` that does not exist.
+    """
+    if stage not in STAGES:
+        raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {stage!r}")
+    if unknown := set(touches) - TOUCHES:
+        raise ValueError(f"unknown in touches: {', '.join(sorted(unknown))}; there is {', '.join(sorted(TOUCHES))}")
+
+    def give(cls: Class) -> Class:
+        import sys
+
+        text = sys.modules[cls.__module__].__doc__ or cls.__doc__ or ""
+        cls.card = Card(
+            name=snake_case(cls.__name__),
+            number=number,
+            stage=stage,
+            title=text.strip().splitlines()[0] if text.strip() else "",
+            touches=frozenset(touches),
+            after=dict(after),
+            before=dict(before),
+            conflicts=dict(conflicts),
+            extras=extras,
+            kinds=frozenset(kinds),
+            repeatable=repeatable,
+            recipe_key=recipe_key,
+            evidence=evidence,
+        )
+        return cls
+
+    return give

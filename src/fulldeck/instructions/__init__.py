@@ -1,0 +1,1 @@
+"""The catalogue's instructions: one file each, named as in a recipe."""

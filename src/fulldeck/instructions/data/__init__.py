@@ -1,0 +1,1 @@
+"""Suit 1: instructions that prepare the data."""

@@ -1,0 +1,1 @@
+"""Suit 4: instructions that configure the service."""

@@ -1,0 +1,1 @@
+"""Suit 3: instructions that optimise the trained model."""

@@ -1,0 +1,1 @@
+"""Suit 2: instructions that attach to the training loop."""

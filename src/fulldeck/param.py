@@ -1,0 +1,36 @@
+"""One declaration of a parameter feeds constructor, YAML check, JSON schema, search space and docs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
+
+
+def param(
+    default: Any,
+    *,
+    doc: str,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    search: Sequence[Any] | None = None,
+    hint: str | None = None,
+) -> Any:
+    """Declare one parameter of an instruction or a workload.
+
+    `doc` is one sentence with the unit; `search` lists the values worth trying; `hint` says in one
+    sentence what to write instead, and is added to the error of a refused value.
+    """
+    meta = {key: value for key, value in (("search", search), ("hint", hint)) if value is not None}
+    return Field(
+        default,
+        description=doc,
+        ge=ge,
+        gt=gt,
+        le=le,
+        lt=lt,
+        json_schema_extra={key: list(v) if key == "search" else v for key, v in meta.items()} or None,
+    )

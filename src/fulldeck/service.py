@@ -1,0 +1,45 @@
+"""What a server is started from: the specification that the `configure` doors change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self
+
+from fulldeck.candidate import Candidate
+from fulldeck.declared import Declared
+from fulldeck.param import param
+
+
+class Serving(Declared):
+    """How a package is served; `serving` in its service.json."""
+
+    engine: str = param("auto", doc="Engine: auto (what the packaged artifact is meant for), torch, onnxruntime.")
+    workers: int = param(1, ge=1, le=64, doc="Engine processes.")
+    threads: int = param(0, ge=0, doc="Threads of one engine process; 0 shares the cores among the workers.")
+    queue: int = param(128, ge=1, doc="Requests that may wait; one more is answered 429.")
+    deadline_ms: int = param(10_000, ge=1, doc="Time a request may take, in milliseconds, unless it asks for less.")
+    max_body_bytes: int = param(16 * 2**20, ge=1024, doc="Largest request body, in bytes; more is answered 413.")
+    max_batch: int = param(64, ge=1, doc="Most rows that one request, or one joint call of the engine, may have.")
+
+
+@dataclass(frozen=True)
+class Service:
+    """A candidate on its way to a server.
+
+    `package` is the folder that a server starts from, once an instruction has written it. `carried`
+    holds what a `configure` door adds to the package for the server, as plain JSON, under its label.
+    """
+
+    candidate: Candidate
+    name: str
+    folder: Path
+    serving: Serving = Serving()
+    package: Path | None = None
+    carried: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def carrying(self, label: str, value: Any) -> Self:
+        """The same service, with plain JSON `value` packaged under `label`."""
+        return replace(self, carried=MappingProxyType({**self.carried, label: value}))
