@@ -28,8 +28,28 @@ STAGES: tuple[Stage, ...] = ("data", "training", "inference", "deployment", "ext
 DOORS = ("prepare", "attach", "optimise", "configure")
 
 TOUCHES = frozenset(
-    "split fitted targets inputs sampler loss activations modules weights graph dtype optimizer gradients "
-    "learning_rate batch_size sharding export artifact service package".split()
+    {
+        "split",
+        "fitted",
+        "targets",
+        "inputs",
+        "sampler",
+        "loss",
+        "activations",
+        "modules",
+        "weights",
+        "graph",
+        "dtype",
+        "optimizer",
+        "gradients",
+        "learning_rate",
+        "batch_size",
+        "sharding",
+        "export",
+        "artifact",
+        "service",
+        "package",
+    }
 )
 """What an instruction may say that it touches; the planner's generic rules speak of these words."""
 
@@ -91,8 +111,7 @@ class Instruction(Declared):
         return cls.card.name if hasattr(cls, "card") else cls.__name__
 
     def __str__(self) -> str:
-        changed = {name: value for name, value in self.parameters().items()}
-        return f"{self.card.name}({', '.join(f'{k}={v!r}' for k, v in changed.items())})"
+        return f"{self.card.name}({', '.join(f'{k}={v!r}' for k, v in self.parameters().items())})"
 
     def parameters(self) -> dict[str, Any]:
         """The parameters that differ from their defaults, as plain YAML values."""
@@ -186,7 +205,9 @@ def instruction(
     if stage not in STAGES:
         raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {stage!r}")
     if unknown := set(touches) - TOUCHES:
-        raise ValueError(f"unknown in touches: {', '.join(sorted(unknown))}; there is {', '.join(sorted(TOUCHES))}")
+        raise ValueError(
+            f"unknown in touches: {', '.join(sorted(unknown))}; there is {', '.join(sorted(TOUCHES))}"
+        )
 
     def give(cls: Class) -> Class:
         import sys

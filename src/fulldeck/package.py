@@ -1,10 +1,10 @@
 """A package: a folder with all that a server needs, sealed by a manifest of hashes; no pickle, no code.
 
-    manifest.json     format, name, fulldeck version, metrics, lineage, and size and SHA-256 of every file
-    service.json      what to serve: model name, task, classes, inputs, outputs, models, serving
-    encoder.json      how a raw item becomes the model's input
-    *.onnx            artifacts, or
-    model.safetensors weights of a built-in network, whose description is in service.json
+manifest.json     format, name, fulldeck version, metrics, lineage, and size and SHA-256 of every file
+service.json      what to serve: model name, task, classes, inputs, outputs, models, serving
+encoder.json      how a raw item becomes the model's input
+*.onnx            artifacts, or
+model.safetensors weights of a built-in network, whose description is in service.json
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ class Package:
             raise BadInput(f"{folder} is not a package: it has no {MANIFEST}")
         manifest = _read(folder / MANIFEST)
         if manifest.get("format") != FORMAT:
-            raise BadInput(f"{folder} has package format {manifest.get('format')!r}; this version reads {FORMAT}")
+            raise BadInput(
+                f"{folder} has package format {manifest.get('format')!r}; this version reads {FORMAT}"
+            )
         verify(folder, manifest)
         service = ServiceFile(**_read(folder / SERVICE))
         return cls(folder, manifest, service)

@@ -24,13 +24,10 @@ def param(
     `doc` is one sentence with the unit; `search` lists the values worth trying; `hint` says in one
     sentence what to write instead, and is added to the error of a refused value.
     """
-    meta = {key: value for key, value in (("search", search), ("hint", hint)) if value is not None}
-    return Field(
-        default,
-        description=doc,
-        ge=ge,
-        gt=gt,
-        le=le,
-        lt=lt,
-        json_schema_extra={key: list(v) if key == "search" else v for key, v in meta.items()} or None,
-    )
+    extra: dict[str, Any] = {}
+    if search is not None:
+        extra["search"] = list(search)
+    if hint is not None:
+        extra["hint"] = hint
+    bounds: dict[str, Any] = {"ge": ge, "gt": gt, "le": le, "lt": lt}
+    return Field(default, description=doc, json_schema_extra=extra or None, **bounds)

@@ -16,13 +16,21 @@ from fulldeck.param import param
 class Serving(Declared):
     """How a package is served; `serving` in its service.json."""
 
-    engine: str = param("auto", doc="Engine: auto (what the packaged artifact is meant for), torch, onnxruntime.")
+    engine: str = param(
+        "auto", doc="Engine: auto (what the packaged artifact is meant for), torch, onnxruntime."
+    )
     workers: int = param(1, ge=1, le=64, doc="Engine processes.")
     threads: int = param(0, ge=0, doc="Threads of one engine process; 0 shares the cores among the workers.")
     queue: int = param(128, ge=1, doc="Requests that may wait; one more is answered 429.")
-    deadline_ms: int = param(10_000, ge=1, doc="Time a request may take, in milliseconds, unless it asks for less.")
-    max_body_bytes: int = param(16 * 2**20, ge=1024, doc="Largest request body, in bytes; more is answered 413.")
-    max_batch: int = param(64, ge=1, doc="Most rows that one request, or one joint call of the engine, may have.")
+    deadline_ms: int = param(
+        10_000, ge=1, doc="Time a request may take, in milliseconds, unless it asks for less."
+    )
+    max_body_bytes: int = param(
+        16 * 2**20, ge=1024, doc="Largest request body, in bytes; more is answered 413."
+    )
+    max_batch: int = param(
+        64, ge=1, doc="Most rows that one request, or one joint call of the engine, may have."
+    )
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ class Service:
     candidate: Candidate
     name: str
     folder: Path
-    serving: Serving = Serving()
+    serving: Serving = field(default_factory=Serving)
     package: Path | None = None
     carried: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 

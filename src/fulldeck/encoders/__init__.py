@@ -6,7 +6,7 @@ An encoder imports neither torch nor a training library, so that a server starts
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +18,11 @@ from fulldeck.errors import BadInput
 class Encoder(Protocol):
     """Raw items to the model's input arrays."""
 
-    kind: str
+    kind: ClassVar[str]
     """image, table, text or tensor; also the name of the module that holds the class."""
 
-    @property
-    def lazy(self) -> bool:
-        """True: encode batch by batch (cheap, and the result is large). False: encode the data once."""
-        ...
+    lazy: ClassVar[bool]
+    """True: encode batch by batch (cheap, and the result is large). False: encode the data once."""
 
     def encode(self, inputs: Any) -> dict[str, npt.NDArray[Any]]:
         """N raw inputs (`fulldeck.data.Inputs`) to the model's inputs by name, N rows each."""

@@ -75,10 +75,18 @@ def decode_image(content: bytes, channels: int, height: int, width: int) -> npt.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content)) as image:
                 if image.width * image.height > MAX_PIXELS:
-                    raise BadInput(f"image of {image.width} x {image.height} pixels is over {MAX_PIXELS:,} pixels")
+                    raise BadInput(
+                        f"image of {image.width} x {image.height} pixels is over {MAX_PIXELS:,} pixels"
+                    )
                 picture = image.convert("L" if channels == 1 else "RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError,
-            Image.DecompressionBombWarning) as error:
+    except (
+        UnidentifiedImageError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
         if isinstance(error, BadInput):
             raise
         raise BadInput(f"not a readable image: {error}") from error

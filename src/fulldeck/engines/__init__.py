@@ -41,7 +41,9 @@ def available() -> dict[str, str | None]:
 def known(name: str) -> str:
     """`name`, if it is an engine. Raises BadInput with the closest name."""
     if name not in ENGINES:
-        raise BadInput(f'unknown engine "{name}"{closest(name, ENGINES)}; there is auto, {", ".join(ENGINES)}')
+        raise BadInput(
+            f'unknown engine "{name}"{closest(name, ENGINES)}; there is auto, {", ".join(ENGINES)}'
+        )
     return name
 
 

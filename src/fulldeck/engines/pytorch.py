@@ -27,9 +27,8 @@ class PyTorchEngine:
     @torch.inference_mode()
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Inputs by name (batch first) to `{output: array}`."""
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(v)).to(self._device) for name, v in inputs.items()}
-        if len(tensors) == 1:
-            result = self.module(next(iter(tensors.values())))
-        else:
-            result = self.module(**tensors)
+        tensors = {
+            name: torch.from_numpy(np.ascontiguousarray(v)).to(self._device) for name, v in inputs.items()
+        }
+        result = self.module(next(iter(tensors.values()))) if len(tensors) == 1 else self.module(**tensors)
         return {self.output: result.float().cpu().numpy()}

@@ -1,0 +1,22 @@
+"""The device to work on."""
+
+from __future__ import annotations
+
+import torch
+
+from fulldeck.errors import BadInput
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` is the machine's accelerator, else the CPU. Raises BadInput for a device that is not here."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name == "auto":
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise BadInput(f'unknown device "{name}"; write auto, cpu or cuda') from None
+    if device.type != "cpu" and (accelerator is None or device.type != accelerator.type):
+        there = f"cpu and {accelerator.type}" if accelerator else "only cpu"
+        raise BadInput(f'device "{name}" is not here; there is {there}')
+    return device

@@ -1,0 +1,551 @@
+"""The training loop: plain PyTorch, read top to bottom, that knows no instruction by name.
+
+The loop owns zero_grad, backward and step. Instructions change it in five ways, all in their `attach`:
+
+- `on(event, handler)`: be told. Handlers run in plan order, in reverse for those marked in EVENTS.
+- `around(phase, wrapper)`: wrap a phase; the first to attach is the outermost.
+- `keep(state)`: let checkpoints hold an object that has `state_dict` and `load_state_dict`.
+- replace an attribute: `loader`, `loader.sampler`, `split`, `weigh`, `build_optimizers`, `loss_scale`.
+- `wrap_model`, `companion`, `deploy_with`, `surgery`: change or accompany the model (see there).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fulldeck.batch import Batch, Part, call, split_batch, to_device
+from fulldeck.checkpoint import load_checkpoint, save_checkpoint
+from fulldeck.device import pick_device
+from fulldeck.errors import BadInput, RunFailed
+from fulldeck.loader import Loader, as_loader
+from fulldeck.random_state import random_state, restore_random_state, seed_all
+from fulldeck.step_clock import BACKWARD, DATA, FORWARD, INSTRUCTIONS, OPTIMIZER, TRANSFER, StepClock
+
+if TYPE_CHECKING:
+    from fulldeck.data import Data
+    from fulldeck.instruction import Instruction
+
+EVENTS = {
+    "ready": "model, optimizers and wrappers are in place; nothing has been restored yet",
+    "epoch_start": "an epoch begins (never twice for the same one)",
+    "batch_start": "handler(batch): a batch is on the device",
+    "part_start": "handler(part): a part of the batch is about to be computed",
+    "after_forward": "handler(part): outputs and loss are there; append further losses to part.terms",
+    "after_backward": "handler(part): its gradients have been added",
+    "before_step": "handler(batch): .grad holds the whole gradient; return a reason to skip the step",
+    "step_end": "reversed; handler(batch): the optimizers have stepped (not called for a skipped step)",
+    "evaluation": "handler(metrics): the model has been evaluated as deployed; may add metrics",
+    "stopping": "handler(reason): somebody asked to stop; return a text to refuse",
+    "model_changed": "the model was changed by `change_model`",
+    "checkpoint": "handler(state): a checkpoint is about to be written",
+    "epoch_end": "reversed; the epoch is over, after its evaluation",
+    "hand_over": "undo what must not travel with the model",
+    "fit_end": "reversed; training is over",
+}
+REVERSED = frozenset({"step_end", "epoch_end", "fit_end"})
+PHASES = ("gradients", "part", "forward", "apply")
+FINITE_EVERY = 50
+"""On an accelerator the loss is looked at once in this many steps: each look waits for the device."""
+
+Handler = Callable[..., Any]
+LossFunction = Callable[[Any, Tensor], Tensor]
+Metric = Callable[[Tensor, Tensor], float]
+
+
+class TrainingLoop:
+    """Train `model` on batches from `loader`.
+
+    `loader` gives (inputs, targets); `loss(outputs, targets)` is a mean over the samples. `validation` is
+    a loader like it, `metrics` map a name to a function of all outputs and targets. `micro_batch` is the
+    most samples computed at once (None: the whole batch). `device` is `auto`, `cpu` or an accelerator.
+    With `checkpoints`, a folder, the state is kept there at the end of each epoch and every
+    `checkpoint_every` steps; `resume=True` in `fit` goes on from it, bit for bit.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loader: Loader | Iterable[Any],
+        loss: LossFunction,
+        *,
+        instructions: Iterable[Instruction] | Mapping[str, Instruction] = (),
+        epochs: int = 1,
+        max_steps: int | None = None,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = torch.optim.AdamW,
+        validation: Loader | Iterable[Any] | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+        micro_batch: int | None = None,
+        device: str = "auto",
+        seed: int = 0,
+        data: Data | None = None,
+        checkpoints: Path | None = None,
+        checkpoint_every: int | None = None,
+        record: Callable[[Mapping[str, Any]], object] | None = None,
+    ) -> None:
+        self.model = model
+        self.module: nn.Module = model
+        self.loader = as_loader(loader)
+        self.loss = loss
+        self.epochs = epochs
+        self.max_steps = max_steps
+        self.validation = None if validation is None else as_loader(validation)
+        self.metrics = dict(metrics or {})
+        self.micro_batch = micro_batch
+        self.device = pick_device(device)
+        self.seed = seed
+        self.data = data
+        self.checkpoints = checkpoints
+        self.checkpoint_every = checkpoint_every
+        self.record = record or (lambda values: None)
+
+        self.build_optimizers: Callable[[Iterable[nn.Parameter]], list[torch.optim.Optimizer]] = (
+            lambda parameters: [optimizer(parameters)]
+        )
+        self.split: Callable[[Batch], Sequence[Part]] = self._split
+        self.weigh: Callable[[Tensor], float] = len
+        self.loss_scale: float | Tensor = 1.0
+
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self.epoch = 0
+        self.step_in_epoch = 0
+        self.step = 0
+        self.updates = 0
+        self.skipped: dict[str, int] = {}
+        self.history: list[dict[str, float]] = []
+        self.clock = StepClock()
+        self.carried: dict[str, Any] = {}
+        self.last_loss: Tensor | None = None
+        self.stopped: str | None = None
+
+        self._label = ""
+        self._handlers: dict[str, list[Handler]] = {event: [] for event in EVENTS}
+        self._wrappers: dict[str, list[Handler]] = {phase: [] for phase in PHASES}
+        self._states: dict[str, Any] = {}
+        self._companions = nn.ModuleDict()
+        self._model_wrappers: list[Callable[[nn.Module], nn.Module]] = []
+        self._deployed: list[Callable[[], AbstractContextManager[object]]] = []
+        self._surgeries: dict[str, Callable[[nn.Module], object]] = {}
+        self._surgeries_done: list[str] = []
+        self._stop_wanted: str | None = None
+        self._losses: list[Tensor] = []
+        self.model.to(self.device)
+
+        named = instructions if isinstance(instructions, Mapping) else _labelled(instructions)
+        for label, instruction in named.items():
+            self.attach(instruction, label)
+
+    # What instructions use ---------------------------------------------------------------------------
+
+    def attach(self, instruction: Instruction, label: str | None = None) -> None:
+        """Open the instruction's training door; what it keeps is known by `label`."""
+        self._label = label or instruction.card.name
+        instruction.attach(self)
+
+    def on(self, event: str, handler: Handler) -> None:
+        """Call `handler` at `event` (see EVENTS). Raises ValueError for an unknown event."""
+        if event not in EVENTS:
+            raise ValueError(f"unknown event {event!r}; there is {', '.join(EVENTS)}")
+        self._handlers[event].append(handler)
+
+    def around(self, phase: str, wrapper: Handler) -> None:
+        """Run `wrapper(argument, inner)` in place of a phase; it calls `inner(argument)`, once or more.
+
+        *gradients(batch)* leaves the whole batch's unscaled gradient in `.grad` and can be repeated;
+        *part(part)* does forward and backward of one part; *forward(part)* sets outputs and loss;
+        *apply(batch)* lets the optimizers step. Raises ValueError for an unknown phase.
+        """
+        if phase not in PHASES:
+            raise ValueError(f"unknown phase {phase!r}; there is {', '.join(PHASES)}")
+        self._wrappers[phase].append(wrapper)
+
+    def keep(self, state: Any) -> None:
+        """Let checkpoints hold `state.state_dict()`, under the label of the attaching instruction."""
+        self._states[self._label] = state
+
+    def carry(self, value: Any) -> None:
+        """Leave `value` for the attaching instruction's later doors: `candidate.carried[label]`."""
+        self.carried[self._label] = value
+
+    def wrap_model(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        """Call `wrap(module)` before training; forward passes use what it returns, hand-over does not."""
+        self._model_wrappers.append(wrap)
+
+    def companion(self, module: nn.Module) -> nn.Module:
+        """Train `module` beside the model, and keep it in checkpoints; it is not handed over."""
+        self._companions[self._label.replace(".", "_")] = module.to(self.device)
+        return module
+
+    def deploy_with(self, swap: Callable[[], AbstractContextManager[object]]) -> None:
+        """Evaluate and hand over inside `swap()`, which puts in place what will be shipped."""
+        self._deployed.append(swap)
+
+    def surgery(self, operate: Callable[[nn.Module], object]) -> Callable[[], None]:
+        """Declare a change of the model in mid-training; return the function that carries it out.
+
+        It is logged and done again on resume, before states are loaded. New parameters join the first
+        group of the first optimizer.
+        """
+        label = self._label
+        self._surgeries[label] = operate
+        return partial(self.change_model, label)
+
+    def change_model(self, label: str) -> None:
+        """Carry out the surgery that was declared under `label`."""
+        before = {id(parameter) for parameter in self.parameters()}
+        self._surgeries[label](self.model)
+        self.model.to(self.device)
+        new = [parameter for parameter in self.parameters() if id(parameter) not in before]
+        self.optimizers[0].param_groups[0]["params"].extend(new)
+        self._surgeries_done.append(label)
+        self.module = self._wrapped()
+        self._fire("model_changed")
+
+    def stop(self, reason: str) -> None:
+        """Ask to stop after this step; handlers of *stopping* may refuse."""
+        self._stop_wanted = reason
+
+    def parameters(self) -> list[nn.Parameter]:
+        """All that is trained: the model's parameters and its companions'."""
+        return [p for p in (*self.model.parameters(), *self._companions.parameters()) if p.requires_grad]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in one epoch."""
+        return len(self.loader)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps in the whole training, unless it is stopped."""
+        planned = self.epochs * self.steps_per_epoch
+        return planned if self.max_steps is None else min(planned, self.max_steps)
+
+    def forward(self, part: Part) -> None:
+        """The forward phase with all its wrappers; also for a second pass in one step."""
+        self._phase_forward(part)
+
+    @contextmanager
+    def deployed(self) -> Iterator[nn.Module]:
+        """The model as it will be shipped: averaged weights swapped in, evaluation mode."""
+        with ExitStack() as stack:
+            for swap in self._deployed:
+                stack.enter_context(swap())
+            was_training = self.model.training
+            self.model.eval()
+            try:
+                yield self.model
+            finally:
+                self.model.train(was_training)
+
+    # The work ----------------------------------------------------------------------------------------
+
+    def fit(self, *, resume: bool = False) -> nn.Module:
+        """Train, and return the model as deployed (a copy, on the CPU, without wrappers).
+
+        Raises RunFailed if the loss is not finite.
+        """
+        seed_all(self.seed)
+        self._bind()
+        self.module = self._wrapped()
+        self.optimizers = self.build_optimizers(self.parameters())
+        self._fire("ready")
+        if resume and self.checkpoint_path is not None and self.checkpoint_path.exists():
+            self.load_state_dict(load_checkpoint(self.checkpoint_path))
+        while self.epoch < self.epochs and self.stopped is None:
+            self._run_epoch()
+        self._fire("fit_end")
+        self._fire("hand_over")
+        with self.deployed() as model:
+            return copy.deepcopy(model).cpu()
+
+    def _run_epoch(self) -> None:
+        if self.step_in_epoch == 0:
+            self._fire("epoch_start")
+        self.module.train()
+        clock, now = self.clock.seconds, time.perf_counter
+        steps = self.max_steps if self.max_steps is not None else math.inf
+        batches = self.loader.batches(self.epoch, self.step_in_epoch)
+        started = now()
+        for inputs, targets in batches:
+            fetched = now()
+            batch = Batch(to_device(inputs, self.device), targets.to(self.device, non_blocking=True))
+            moved = now()
+            clock[DATA] += fetched - started
+            clock[TRANSFER] += moved - fetched
+            self._run_step(batch)
+            self.step += 1
+            self.step_in_epoch += 1
+            self.clock.steps += 1
+            if self._stop_wanted is not None:
+                self._consider_stopping()
+            if self.step >= steps:
+                self.stopped = f"{self.step} steps done"
+            if self.stopped is not None:
+                break
+            if self.checkpoint_every and self.step % self.checkpoint_every == 0:
+                self.save()
+            started = now()
+        self._end_epoch()
+
+    def _run_step(self, batch: Batch) -> None:
+        clock, now = self.clock.seconds, time.perf_counter
+        start = now()
+        batch.weight = self.weigh(batch.targets)
+        for handler in self._batch_start:
+            handler(batch)
+        clock[INSTRUCTIONS] += now() - start
+        self._phase_gradients(batch)
+        start = now()
+        self._check_finite()
+        reason = None
+        for handler in self._before_step:
+            if (reason := handler(batch)) is not None:
+                break
+        clock[INSTRUCTIONS] += now() - start
+        if reason is not None:
+            self.skipped[reason] = self.skipped.get(reason, 0) + 1
+            return
+        start = now()
+        self._phase_apply(batch)
+        stepped = now()
+        self.updates += 1
+        for handler in self._step_end:
+            handler(batch)
+        clock[OPTIMIZER] += stepped - start
+        clock[INSTRUCTIONS] += now() - stepped
+
+    def _gradients(self, batch: Batch) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss: Tensor | float = 0.0
+        for part in self.split(batch):
+            for handler in self._part_start:
+                handler(part)
+            part.share = part.weight / batch.weight
+            self._phase_part(part)
+            for handler in self._after_backward:
+                handler(part)
+            assert part.loss is not None
+            loss = part.loss.detach() if part.share == 1.0 else loss + part.loss.detach() * part.share
+        assert isinstance(loss, Tensor)
+        self.last_loss = loss
+        self._losses.append(loss)
+
+    def _part(self, part: Part) -> None:
+        clock, now = self.clock.seconds, time.perf_counter
+        start = now()
+        self._phase_forward(part)
+        forwarded = now()
+        for handler in self._after_forward:
+            handler(part)
+        assert part.loss is not None
+        total = sum(part.terms, part.loss) if part.terms else part.loss
+        begin = now()
+        # A sum over the part divided by the weight of the whole batch: exact for ragged parts.
+        seed = self.loss_scale * part.share
+        total.backward(None if isinstance(seed, float) and seed == 1.0 else total.new_tensor(1.0) * seed)
+        clock[FORWARD] += forwarded - start
+        clock[INSTRUCTIONS] += begin - forwarded
+        clock[BACKWARD] += now() - begin
+
+    def _forward(self, part: Part) -> None:
+        part.outputs = call(self.module, part.inputs)
+        part.loss = self.loss(part.outputs, part.targets)
+
+    def _apply(self, batch: Batch) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def _split(self, batch: Batch) -> Sequence[Part]:
+        size = self.micro_batch
+        if size is None or size >= len(batch.targets):
+            return [Part(batch.inputs, batch.targets, batch.weight)]
+        return split_batch(batch, size, self.weigh)
+
+    def _end_epoch(self) -> None:
+        losses = [loss for loss in torch.stack(self._losses).float().tolist() if math.isfinite(loss)]
+        values: dict[str, float] = {"loss": sum(losses) / max(len(losses), 1)}
+        if self.validation is not None:
+            values |= {f"validation_{name}": value for name, value in self.evaluate(self.validation).items()}
+            self._fire("evaluation", values)
+        self.history.append(values)
+        self.record(
+            {
+                "epoch": self.epoch,
+                "step": self.step,
+                "lr": self.learning_rate(),
+                **values,
+                "phases_ms": self.clock.milliseconds(),
+            }
+        )
+        self._fire("epoch_end")
+        if self._stop_wanted is not None:
+            self._consider_stopping()
+        self.epoch += 1
+        self.step_in_epoch = 0
+        self._losses = []
+        self.clock.reset()
+        if self.checkpoints is not None:
+            self.save()
+
+    def _consider_stopping(self) -> None:
+        reason, self._stop_wanted = self._stop_wanted, None
+        refusals = [refusal for handler in self._handlers["stopping"] if (refusal := handler(reason))]
+        if not refusals:
+            self.stopped = reason
+
+    def _check_finite(self) -> None:
+        if self.device.type == "cpu":
+            finite = math.isfinite(self._losses[-1].item())
+        elif self.step % FINITE_EVERY == 0:
+            finite = bool(torch.isfinite(torch.stack(self._losses[-FINITE_EVERY:])).all())
+        else:
+            return
+        if not finite and not self._tolerates_overflow:
+            raise RunFailed(
+                f"the loss is not finite at step {self.step} (epoch {self.epoch}, learning rate "
+                f"{self.learning_rate():g}); try a tenth of the learning rate, and look for NaN in the data"
+            )
+
+    @property
+    def _tolerates_overflow(self) -> bool:
+        # A scaled loss overflows now and then by design; whoever scales it also skips such a step.
+        return isinstance(self.loss_scale, Tensor)
+
+    @torch.no_grad()
+    def evaluate(self, loader: Loader | Iterable[Any]) -> dict[str, float]:
+        """Loss and metrics of the model as deployed, over all batches of `loader`."""
+        outputs, targets = self.predict(loader)
+        values = {"loss": float(self.loss(outputs, targets))}
+        return values | {name: float(metric(outputs, targets)) for name, metric in self.metrics.items()}
+
+    @torch.no_grad()
+    def predict(self, loader: Loader | Iterable[Any]) -> tuple[Tensor, Tensor]:
+        """Outputs and targets of the model as deployed, over all batches, on the CPU."""
+        outputs, targets = [], []
+        with self.deployed() as model:
+            for inputs, target in as_loader(loader).batches(0):
+                outputs.append(call(model, to_device(inputs, self.device)).float().cpu())
+                targets.append(target.cpu())
+        return torch.cat(outputs), torch.cat(targets)
+
+    def learning_rate(self) -> float:
+        """That of the first group of the first optimizer."""
+        return float(self.optimizers[0].param_groups[0]["lr"])
+
+    # Checkpoints -------------------------------------------------------------------------------------
+
+    @property
+    def checkpoint_path(self) -> Path | None:
+        """The file that holds the newest state."""
+        return None if self.checkpoints is None else self.checkpoints / "last.safetensors"
+
+    def save(self) -> None:
+        """Write the whole state of training; it loads completely or is the previous one."""
+        assert self.checkpoint_path is not None
+        state = self.state_dict()
+        self._fire("checkpoint", state)
+        save_checkpoint(self.checkpoint_path, state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the future of this training depends on."""
+        return {
+            "model": self.model.state_dict(),
+            "companions": self._companions.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "instructions": {label: state.state_dict() for label, state in self._states.items()},
+            "surgeries": list(self._surgeries_done),
+            "loader": self.loader.state_dict() if hasattr(self.loader, "state_dict") else None,
+            "random": random_state(),
+            "losses": torch.stack(self._losses) if self._losses else None,
+            "clock": self.clock.state_dict(),
+            **{name: getattr(self, name) for name in _COUNTERS},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken.
+
+        Raises BadInput if it belongs to another model or to other instructions.
+        """
+        if set(state["instructions"]) != set(self._states):
+            differ = sorted(set(state["instructions"]) ^ set(self._states))
+            raise BadInput(
+                f"the checkpoint was written with other instructions; these differ: {', '.join(differ)}"
+            )
+        for label in state["surgeries"]:
+            self.change_model(label)
+        differ = sorted(set(state["model"]) ^ set(self.model.state_dict()))
+        if differ:
+            raise BadInput(f"the checkpoint is of another model; these keys differ: {', '.join(differ[:3])}")
+        self.model.load_state_dict(state["model"])
+        self._companions.load_state_dict(state["companions"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        for label, saved in state["instructions"].items():
+            self._states[label].load_state_dict(saved)
+        if state["loader"] is not None:
+            self.loader.load_state_dict(state["loader"])  # type: ignore[attr-defined]
+        self._losses = [] if state["losses"] is None else list(state["losses"].to(self.device))
+        self.clock.load_state_dict(state["clock"])
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+        restore_random_state(state["random"])
+
+    # Inside ------------------------------------------------------------------------------------------
+
+    def _bind(self) -> None:
+        # Bound once: looking handlers up and wrapping phases in every step costs microseconds.
+        self._batch_start = self._handlers["batch_start"]
+        self._part_start = self._handlers["part_start"]
+        self._after_forward = self._handlers["after_forward"]
+        self._after_backward = self._handlers["after_backward"]
+        self._before_step = self._handlers["before_step"]
+        self._step_end = self._handlers["step_end"][::-1]
+        self._phase_forward = self._compose("forward", self._forward)
+        self._phase_apply = self._compose("apply", self._apply)
+        self._phase_gradients = self._compose("gradients", self._gradients)
+        self._phase_part = self._compose("part", self._part)
+
+    def _compose(self, phase: str, inner: Handler) -> Handler:
+        for wrapper in reversed(self._wrappers[phase]):
+            inner = partial(_wrapped_call, wrapper, inner)
+        return inner
+
+    def _wrapped(self) -> nn.Module:
+        module = self.model
+        for wrap in self._model_wrappers:
+            module = wrap(module)
+        return module
+
+    def _fire(self, event: str, *arguments: Any) -> None:
+        handlers = self._handlers[event]
+        for handler in reversed(handlers) if event in REVERSED else handlers:
+            handler(*arguments)
+
+
+_COUNTERS = ("epoch", "step_in_epoch", "step", "updates", "skipped", "history", "stopped")
+
+
+def _wrapped_call(wrapper: Handler, inner: Handler, argument: Any) -> Any:
+    return wrapper(argument, inner)
+
+
+def _labelled(instructions: Iterable[Instruction]) -> dict[str, Instruction]:
+    named: dict[str, Instruction] = {}
+    for instruction in instructions:
+        name = label = instruction.card.name
+        count = 1
+        while label in named:
+            count += 1
+            label = f"{name}#{count}"
+        named[label] = instruction
+    return named
