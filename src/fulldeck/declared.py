@@ -7,6 +7,7 @@ because YAML has no tuples.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -35,10 +36,10 @@ class Problem(BadInput):
 
 
 class Refused(BadInput):
-    """A description with at least one refused value; `problems` has them all."""
+    """At least one refused value; `problems` has them all, and the text has one on each line."""
 
-    def __init__(self, problems: list[Problem]) -> None:
-        super().__init__(" · ".join(problem.message for problem in problems))
+    def __init__(self, problems: Sequence[BadInput]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = problems
 
 

@@ -1,0 +1,331 @@
+"""A recipe: what to work on, with which instructions and settings. Read from YAML, checked whole.
+
+Every problem of a recipe is reported at once, each with file and line.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ruamel.yaml import YAML
+
+from fulldeck.catalogue import catalogue
+from fulldeck.declared import Declared, Refused
+from fulldeck.errors import BadInput, closest
+from fulldeck.instruction import Instruction
+from fulldeck.param import param
+from fulldeck.workload import Workload
+from fulldeck.workloads import make_workload
+from fulldeck.yaml_file import Lines, Place, parse_yaml, read_yaml
+
+SHIPPED = (Path(__file__).parent / "recipes", Path(__file__).parents[2] / "recipes")
+"""Where recipes that come with fulldeck lie: in an installed package, and in a checkout."""
+ENTRY_KEYS = ("optional", "tolerate")
+
+
+class Train(Declared):
+    """`train:` of a recipe; what is left out is taken from the workload."""
+
+    epochs: int | None = param(None, ge=1, doc="Passes over the training data.")
+    batch_size: int | None = param(None, ge=1, doc="Examples that one optimizer step is computed from.")
+    micro_batch: int | None = param(
+        None, ge=1, doc="Most examples computed at once; the gradient stays the same."
+    )
+    learning_rate: float | None = param(None, gt=0, doc="Of the optimizer.")
+    weight_decay: float | None = param(None, ge=0, doc="Of the optimizer, on matrices only.")
+    seed: int = param(0, ge=0, doc="Of everything random.")
+    device: str = param("auto", doc="auto, cpu or an accelerator such as cuda.")
+    threads: int | None = param(None, ge=1, doc="CPU threads; left out: as many as there are cores.")
+    max_steps: int | None = param(None, ge=1, doc="Stop after this many optimizer steps.")
+    checkpoint_every: int | None = param(
+        None, ge=1, doc="Also save after this many steps, not only each epoch."
+    )
+
+
+class Goal(Declared):
+    """`goal:` of a recipe: what a search over recipes aims at."""
+
+    minimize: str | None = param(None, doc="A figure of the result, such as latency_p99_ms.")
+    maximize: str | None = param(None, doc="A figure of the result, such as accuracy.")
+    subject_to: tuple[str, ...] = param((), doc='Conditions such as "accuracy >= baseline - 0.01".')
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One item of `instructions:`.
+
+    With `optional`, the run goes on without it where it cannot act; with `tolerate`, where it breaks its
+    tolerance. `where` is its file and line.
+    """
+
+    instruction: Instruction
+    optional: bool = False
+    tolerate: bool = False
+    where: str | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe. `order` strict: the user's order of instructions must be the plan's."""
+
+    name: str
+    workload: Workload
+    entries: tuple[Entry, ...] = ()
+    train: Train = field(default_factory=Train)
+    hardware: str = "auto"
+    goal: Goal | None = None
+    order: Literal["free", "strict"] = "free"
+
+    def resolved(self) -> dict[str, Any]:
+        """This recipe as plain YAML values, with every default of `train` filled in."""
+        defaults = self.workload.defaults
+        train = {
+            "epochs": defaults.epochs,
+            "batch_size": defaults.batch_size,
+            "learning_rate": defaults.learning_rate,
+            "weight_decay": defaults.weight_decay,
+        } | self.train.model_dump(mode="json", exclude_none=True)
+        settings = self.workload.model_dump(mode="json", exclude_none=True)
+        value: dict[str, Any] = {
+            "workload": {"kind": self.workload.kind, **settings} if settings else self.workload.kind,
+            "hardware": self.hardware,
+            "train": train,
+            "instructions": [_plain_entry(entry) for entry in self.entries],
+        }
+        if self.goal is not None:
+            value["goal"] = self.goal.model_dump(mode="json", exclude_none=True)
+        if self.order != "free":
+            value["order"] = self.order
+        return value
+
+    def to_yaml(self) -> str:
+        """The resolved recipe as a file that can be run again."""
+        stream = io.StringIO()
+        yaml = YAML()
+        yaml.default_flow_style = None
+        yaml.dump(self.resolved(), stream)
+        return stream.getvalue()
+
+
+def find_recipe(name: str | Path) -> Path:
+    """The file of a recipe: a path, or the name of one that is shipped (`digits`).
+
+    Raises BadInput naming the closest shipped recipe.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        if not path.is_file():
+            raise BadInput(f"recipe {path} does not exist" if not path.exists() else f"{path} is not a file")
+        return path
+    shipped = {file.stem: file for folder in SHIPPED if folder.is_dir() for file in folder.glob("*.yaml")}
+    if str(name) in shipped:
+        return shipped[str(name)]
+    raise BadInput(
+        f'there is no recipe "{name}"{closest(str(name), shipped)}; shipped are {", ".join(sorted(shipped))}'
+    )
+
+
+def read_recipe(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe; `settings` are changes such as `train.epochs=3`.
+
+    Raises Refused with every problem, each with file and line, or BadInput.
+    """
+    path = find_recipe(name)
+    value, lines = read_yaml(path)
+    if not isinstance(value, dict):
+        raise BadInput("a recipe is a mapping that begins with workload:", f"{path}:1")
+    changed = [_change(value, setting) for setting in settings]
+    return _Reader(value, lines, str(path), changed).recipe(path.stem)
+
+
+def make_recipe(
+    workload: str | Mapping[str, Any] | Workload,
+    instructions: Sequence[Instruction] = (),
+    *,
+    train: Mapping[str, Any] | None = None,
+    order: Literal["free", "strict"] = "free",
+) -> Recipe:
+    """A recipe from Python objects. Raises BadInput as `read_recipe` does."""
+    chosen = workload if isinstance(workload, Workload) else make_workload(workload)
+    entries = tuple(Entry(instruction) for instruction in instructions)
+    return Recipe(chosen.name, chosen, entries, Train(**(train or {})), order=order)
+
+
+def _plain_entry(entry: Entry) -> str | dict[str, Any]:
+    flags = {key: True for key in ENTRY_KEYS if getattr(entry, key)}
+    parameters = entry.instruction.parameters() | flags
+    name = entry.instruction.card.name
+    return {name: parameters} if parameters else name
+
+
+def _change(value: dict[str, Any], setting: str) -> Place:
+    """Apply `a.b=c` to the plain recipe; return the place that it changed."""
+    key, equals, text = setting.partition("=")
+    if not equals or not key:
+        raise BadInput(f'--set takes key=value, such as train.epochs=3, got "{setting}"')
+    new, _ = parse_yaml(text, f"--set {setting}")
+    *parents, last = key.split(".")
+    place: Place = ()
+    here: Any = value
+    if parents[:1] == ["instructions"] or (not parents and last == "instructions"):
+        return _change_instruction(value, [*parents, last], new)
+    for name in parents:
+        place = (*place, name)
+        if isinstance(here.get(name), str) and name == "workload":
+            here[name] = {"kind": here[name]}
+        here = here.setdefault(name, {})
+        if not isinstance(here, dict):
+            raise BadInput(f"--set {setting}: {'.'.join(map(str, place))} is not a mapping")
+    here[last] = new
+    return (*place, last)
+
+
+def _change_instruction(value: dict[str, Any], path: list[str], new: Any) -> Place:
+    """`instructions.NAME.PARAMETER=value`; NAME may be NAME#2 for the second of that name."""
+    if len(path) != 3:
+        raise BadInput("--set instructions takes instructions.NAME.PARAMETER=value")
+    label, _, number = path[1].partition("#")
+    entries = value.get("instructions") or []
+    places = [
+        i for i, entry in enumerate(entries) if entry == label or (isinstance(entry, dict) and label in entry)
+    ]
+    wanted = int(number or 1) - 1 if (number or "1").isdigit() else -1
+    if not 0 <= wanted < len(places):
+        names = [entry if isinstance(entry, str) else next(iter(entry), "") for entry in entries]
+        raise BadInput(f'--set: the recipe has no instruction "{path[1]}"{closest(label, map(str, names))}')
+    place = places[wanted]
+    if isinstance(entries[place], str):
+        entries[place] = {label: {}}
+    parameters = entries[place][label] or {}
+    entries[place] = {label: {**parameters, path[2]: new}}
+    return ("instructions", place, label, path[2])
+
+
+class _Reader:
+    """Checks one recipe and gathers its problems."""
+
+    KEYS = ("workload", "hardware", "train", "instructions", "goal", "order")
+
+    def __init__(self, value: dict[str, Any], lines: Lines, file: str, changed: list[Place]) -> None:
+        self.value = value
+        self.lines = lines
+        self.file = file
+        self.changed = changed
+        self.problems: list[BadInput] = []
+
+    def recipe(self, name: str) -> Recipe:
+        aliases = {entry.recipe_key: entry.name for entry in catalogue() if entry.recipe_key}
+        for key in self.value:
+            if key not in self.KEYS and key not in aliases:
+                near = closest(str(key), (*self.KEYS, *aliases))
+                self._problem(f'unknown key "{key}" in a recipe{near}', (key,))
+        workload = self._workload()
+        train = self._declared(Train, "train") or Train()
+        goal = self._declared(Goal, "goal")
+        order = self._choice("order", ("free", "strict"))
+        hardware = self._choice("hardware", ("auto",))
+        entries = self._entries() + [
+            entry
+            for key, alias in aliases.items()
+            if key in self.value and (entry := self._entry({alias: self.value[key]}, (key,))) is not None
+        ]
+        if self.problems:
+            raise Refused(self.problems)
+        assert workload is not None
+        return Recipe(
+            name, workload, tuple(entries), train, hardware, goal, "strict" if order == "strict" else "free"
+        )
+
+    def _workload(self) -> Workload | None:
+        if "workload" not in self.value:
+            self._problem("a recipe needs workload: such as digits", ())
+            return None
+        value = self.value["workload"]
+        if not isinstance(value, (str, dict)):
+            self._problem("workload must be a name or a mapping with kind", ("workload",))
+            return None
+        try:
+            return make_workload(self._beside_recipe(value))
+        except BadInput as error:
+            self._refused(error, ("workload",))
+            return None
+
+    def _beside_recipe(self, value: str | dict[str, Any]) -> str | dict[str, Any]:
+        """A relative data path is meant from where the command runs, else from the recipe's folder."""
+        if isinstance(value, dict) and isinstance(path := value.get("path"), str):
+            beside = Path(self.file).parent / path
+            if not Path(path).exists() and beside.exists():
+                return value | {"path": str(beside)}
+        return value
+
+    def _declared(self, kind: type[Any], key: str) -> Any:
+        value = self.value.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            self._problem(f"{key} must be a mapping", (key,))
+            return None
+        try:
+            return kind(**value)
+        except BadInput as error:
+            self._refused(error, (key,))
+            return None
+
+    def _choice(self, key: str, choices: tuple[str, ...]) -> str:
+        value = self.value.get(key, choices[0])
+        if value not in choices:
+            self._problem(f"{key} must be {' or '.join(choices)}, got {value!r}", (key,))
+        return str(value)
+
+    def _entries(self) -> list[Entry]:
+        items = self.value.get("instructions") or []
+        if not isinstance(items, list):
+            self._problem("instructions must be a list: begin each with a dash", ("instructions",))
+            return []
+        entries = [self._entry(item, ("instructions", place)) for place, item in enumerate(items)]
+        return [entry for entry in entries if entry is not None]
+
+    def _entry(self, item: Any, place: Place) -> Entry | None:
+        if isinstance(item, str):
+            name, parameters = item, {}
+        elif isinstance(item, dict) and len(item) == 1:
+            name, parameters = next(iter(item.items()))
+            parameters = parameters if parameters is not None else {}
+        else:
+            self._problem(
+                "an instruction is a name, or one name with its parameters: name: {key: value}", place
+            )
+            return None
+        if not isinstance(parameters, dict):
+            self._problem(f"the parameters of {name} must be a mapping", (*place, name))
+            return None
+        flags = {key: parameters[key] for key in ENTRY_KEYS if key in parameters}
+        for key, value in flags.items():
+            if not isinstance(value, bool):
+                self._problem(f"{name}.{key} must be true or false, got {value!r}", (*place, name, key))
+        try:
+            cls = catalogue().find(str(name)).load()
+            rest = {key: value for key, value in parameters.items() if key not in ENTRY_KEYS}
+            return Entry(cls(**rest), **flags, where=self._where(place))
+        except BadInput as error:
+            self._refused(error, (*place, name))
+            return None
+
+    def _refused(self, error: BadInput, place: Place) -> None:
+        for problem in error.problems if isinstance(error, Refused) else [error]:
+            self._problem(problem.message, (*place, *getattr(problem, "path", ())))
+
+    def _problem(self, message: str, place: Place) -> None:
+        self.problems.append(BadInput(message, self._where(place)))
+
+    def _where(self, place: Place) -> str:
+        for changed in self.changed:
+            if place[: len(changed)] == changed:
+                return "--set"
+        while place and place not in self.lines:
+            place = place[:-1]
+        return f"{self.file}:{self.lines.get(place, 1)}"
