@@ -182,7 +182,8 @@ def describe(cls: type[Instruction]) -> Entry:
 
 
 def _entry(value: Mapping[str, Any]) -> Entry:
-    return Entry(**{f.name: tuple(v) if isinstance(v := value[f.name], list) else v for f in fields(Entry)})
+    values: dict[str, Any] = {field.name: value[field.name] for field in fields(Entry)}
+    return Entry(**{name: tuple(item) if isinstance(item, list) else item for name, item in values.items()})
 
 
 def discover(package: str = "fulldeck.instructions") -> list[type[Instruction]]:
@@ -212,7 +213,8 @@ def generate(classes: list[type[Instruction]]) -> str:
     seen: dict[str | int, str] = {}
     entries = [describe(cls) for cls in classes]
     for entry in entries:
-        for key in (entry.name, entry.number, *entry.functions):
+        keys: list[str | int] = [entry.name, entry.number, *entry.functions]
+        for key in keys:
             if key in seen:
                 raise ValueError(f"{key} is taken twice: by {seen[key]} and {entry.module}")
             seen[key] = entry.module

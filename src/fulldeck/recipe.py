@@ -290,6 +290,8 @@ class _Reader:
         return [entry for entry in entries if entry is not None]
 
     def _entry(self, item: Any, place: Place) -> Entry | None:
+        name: Any
+        parameters: Any
         if isinstance(item, str):
             name, parameters = item, {}
         elif isinstance(item, dict) and len(item) == 1:

@@ -352,7 +352,9 @@ class TrainingLoop:
         begin = now()
         # A sum over the part divided by the weight of the whole batch: exact for ragged parts.
         seed = self.loss_scale * part.share
-        total.backward(None if isinstance(seed, float) and seed == 1.0 else total.new_tensor(1.0) * seed)
+        torch.autograd.backward(
+            total, None if isinstance(seed, float) and seed == 1.0 else total.new_tensor(1.0) * seed
+        )
         clock[FORWARD] += forwarded - start
         clock[INSTRUCTIONS] += begin - forwarded
         clock[BACKWARD] += now() - begin
