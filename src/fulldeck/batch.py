@@ -12,6 +12,12 @@ Tensors = Tensor | dict[str, Tensor]
 """The model's input: one tensor, or several that are passed by name; the batch comes first."""
 
 
+LossFunction = Callable[[Any, Tensor], Tensor]
+"""Outputs and targets to the mean loss over the samples."""
+Metric = Callable[[Tensor, Tensor], float]
+"""All outputs and all targets to one figure."""
+
+
 @dataclass(slots=True)
 class Batch:
     """What one optimizer step is computed from. `weight` is its number of samples (or tokens)."""

@@ -183,7 +183,8 @@ def describe(cls: type[Instruction]) -> Entry:
 
 def _entry(value: Mapping[str, Any]) -> Entry:
     values: dict[str, Any] = {field.name: value[field.name] for field in fields(Entry)}
-    return Entry(**{name: tuple(item) if isinstance(item, list) else item for name, item in values.items()})
+    values |= {name: tuple(item) for name, item in values.items() if isinstance(item, list)}
+    return Entry(**values)
 
 
 def discover(package: str = "fulldeck.instructions") -> list[type[Instruction]]:

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fulldeck.errors import RunFailed
+from fulldeck.errors import BadInput
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to disk and move it into place.
 
-    After a crash at any moment `path` holds the old content or the new, never a part. Raises RunFailed
+    After a crash at any moment `path` holds the old content or the new, never a part. Raises BadInput
     where the disk is full or the folder cannot be written; the old content is then intact.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -36,7 +36,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path` atomically. Raises RunFailed if the disk is full or read-only."""
+    """Write `content` to `path` atomically. Raises BadInput if the disk is full or read-only."""
     with refusing_disk(path), atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
@@ -59,15 +59,15 @@ def write_with(path: Path, writer: Callable[[Path], object]) -> None:
 
 @contextmanager
 def refusing_disk(path: Path) -> Iterator[None]:
-    """Turn what a full or read-only disk raises (OSError, or RuntimeError from a library) into RunFailed."""
+    """Turn what a full or read-only disk raises (OSError, or RuntimeError from a library) into BadInput."""
     try:
         yield
     except OSError as error:
-        raise RunFailed(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
+        raise BadInput(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
     except Exception as error:
         # Libraries written in C++ or Rust wrap ENOSPC in an exception of their own.
         if "No space left" in str(error) or "StorageFull" in str(error) or "os error 28" in str(error):
-            raise RunFailed(f"cannot write {path}: no space left on device") from error
+            raise BadInput(f"cannot write {path}: no space left on device") from error
         raise
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fulldeck.batch import Batch, Part, call, split_batch, to_device
+from fulldeck.batch import Batch, LossFunction, Metric, Part, call, split_batch, to_device
 from fulldeck.checkpoint import load_checkpoint, save_checkpoint
 from fulldeck.device import pick_device
 from fulldeck.errors import BadInput, RunFailed
@@ -58,8 +58,6 @@ FINITE_EVERY = 50
 """On an accelerator the loss is looked at once in this many steps: each look waits for the device."""
 
 Handler = Callable[..., Any]
-LossFunction = Callable[[Any, Tensor], Tensor]
-Metric = Callable[[Tensor, Tensor], float]
 
 
 class TrainingLoop:
@@ -124,6 +122,7 @@ class TrainingLoop:
         self.history: list[dict[str, float]] = []
         self.clock = StepClock()
         self.carried: dict[str, Any] = {}
+        self.reported: dict[str, dict[str, Any]] = {}
         self.last_loss: Tensor | None = None
         self.stopped: str | None = None
 
@@ -175,6 +174,11 @@ class TrainingLoop:
     def carry(self, value: Any) -> None:
         """Leave `value` for the attaching instruction's later doors: `candidate.carried[label]`."""
         self.carried[self._label] = value
+
+    def report(self, name: str, after: float, before: float | None = None) -> None:
+        """Say a figure that the attaching instruction changed; it stands in the run's result."""
+        values = {"after": after} if before is None else {"before": before, "after": after}
+        self.reported.setdefault(self._label, {})[name] = values
 
     def wrap_model(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
         """Call `wrap(module)` before training; forward passes use what it returns, hand-over does not."""

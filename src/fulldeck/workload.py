@@ -14,7 +14,7 @@ from fulldeck.declared import Declared
 from fulldeck.encoders import Encoder
 
 if TYPE_CHECKING:
-    from fulldeck.training_loop import LossFunction, Metric
+    from fulldeck.batch import LossFunction, Metric
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,112 @@
+"""The check after each `optimise`: parity, metric, size and latency, by the pipeline itself.
+
+So no conversion is ever wrong in silence.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fulldeck.batch import Metric
+from fulldeck.candidate import Candidate, Tolerance
+
+MAX_ROWS = 2_000
+"""Validation rows that a candidate is judged on; more would cost time and change little."""
+LATENCY_RUNS = 50
+LOWER_IS_BETTER = ("loss", "error", "rmse", "mse", "mae", "perplexity")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A candidate's outputs on the judged rows, and its figures."""
+
+    outputs: npt.NDArray[Any]
+    metrics: Mapping[str, float]
+    bytes: int
+    latency_ms: float
+    """Median of one row at a time."""
+
+
+def measure(candidate: Candidate, metrics: Mapping[str, Metric]) -> Measured:
+    """Run `candidate` in its present form on its judged examples."""
+    rows = candidate.judged.take(np.arange(min(MAX_ROWS, len(candidate.judged))))
+    inputs = candidate.encoded(rows)
+    outputs = candidate.run(inputs)
+    one = {name: value[:1] for name, value in inputs.items()}
+    times = []
+    for _ in range(LATENCY_RUNS):
+        start = time.perf_counter()
+        candidate.run(one)
+        times.append(time.perf_counter() - start)
+    return Measured(
+        outputs,
+        scores(outputs, rows.targets, metrics),
+        size_in_bytes(candidate),
+        1000 * float(np.median(times)),
+    )
+
+
+def scores(
+    outputs: npt.NDArray[Any], targets: npt.NDArray[Any], metrics: Mapping[str, Metric]
+) -> dict[str, float]:
+    """Every metric of `outputs` against `targets`."""
+    pair = torch.from_numpy(np.ascontiguousarray(outputs)), torch.from_numpy(np.ascontiguousarray(targets))
+    return {name: float(metric(*pair)) for name, metric in metrics.items()}
+
+
+def size_in_bytes(candidate: Candidate) -> int:
+    """Of the artifact's file, or of the module's parameters and buffers."""
+    if candidate.artifact is not None:
+        return candidate.artifact.bytes
+    return sum(t.numel() * t.element_size() for t in candidate.module.state_dict().values())
+
+
+def changes(before: Measured, after: Measured) -> dict[str, dict[str, float]]:
+    """What one instruction changed: each figure before and after, and how the outputs compare."""
+    figures = {name: {"before": before.metrics[name], "after": after.metrics[name]} for name in after.metrics}
+    return {
+        **figures,
+        "bytes": {"before": before.bytes, "after": after.bytes},
+        "latency_ms": {"before": before.latency_ms, "after": after.latency_ms},
+        "difference": {"after": float(np.abs(after.outputs - before.outputs).max())},
+        "agreement": {"after": agreement(before.outputs, after.outputs)},
+    }
+
+
+def agreement(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
+    """Share of equal predictions; for single-valued outputs, of values within one percent of their spread."""
+    if one.ndim > 1 and one.shape[1] > 1:
+        return float((one.argmax(axis=1) == other.argmax(axis=1)).mean())
+    return float((np.abs(one - other) <= 0.01 * (one.std() + 1e-12)).mean())
+
+
+def breaches(before: Measured, after: Measured, tolerance: Tolerance) -> list[str]:
+    """What `after` breaks of `tolerance`, with the figures; empty if nothing."""
+    found = []
+    if tolerance.metric_drop is not None and after.metrics:
+        name = next(iter(after.metrics))
+        sign = -1 if any(word in name for word in LOWER_IS_BETTER) else 1
+        drop = sign * (before.metrics[name] - after.metrics[name])
+        if drop > tolerance.metric_drop:
+            found.append(
+                f"{name} went from {before.metrics[name]:.4f} to {after.metrics[name]:.4f} on validation data, "
+                f"and may lose {tolerance.metric_drop:g}"
+            )
+    difference = float(np.abs(after.outputs - before.outputs).max())
+    if not np.isfinite(after.outputs).all():
+        found.append("its outputs are not finite")
+    elif tolerance.difference is not None and difference > tolerance.difference:
+        found.append(f"outputs differ by up to {difference:.3g}, and may by {tolerance.difference:g}")
+    agreed = agreement(before.outputs, after.outputs)
+    if tolerance.agreement is not None and agreed < tolerance.agreement:
+        found.append(
+            f"only {agreed:.2%} of the predictions are the same, and {tolerance.agreement:.2%} must be"
+        )
+    return found

@@ -1,0 +1,387 @@
+"""The pipeline: load, prepare, train, optimise, configure, rehearse. One execution of a plan.
+
+    data = workload.load()
+    for instruction in plan: data = instruction.prepare(data)
+    loop = TrainingLoop(workload.model(data), data.train, workload.loss, ...)
+    for instruction in plan: instruction.attach(loop)
+    candidate = loop.fit()
+    for instruction in plan: candidate = instruction.optimise(candidate)
+    service = Service(candidate)
+    for instruction in plan: service = instruction.configure(service)
+
+What is around these lines opens each door (skipping what is optional and cannot act), checks each
+conversion, and writes down what happened.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from fulldeck.candidate import Candidate
+from fulldeck.data import Data
+from fulldeck.device import pick_device
+from fulldeck.errors import BadInput, CannotAct, RunFailed
+from fulldeck.files import write_json
+from fulldeck.gate import breaches, changes, measure, scores
+from fulldeck.instruction import Instruction, Situation
+from fulldeck.loader import BatchLoader, ShuffledSampler
+from fulldeck.machine import describe_machine
+from fulldeck.planner import Plan, Step, make_plan
+from fulldeck.recipe import Recipe, make_recipe, read_recipe
+from fulldeck.rehearsal import rehearse
+from fulldeck.run_folder import PLAN, RunFolder
+from fulldeck.service import Service
+from fulldeck.splitting import with_default_split
+from fulldeck.training_loop import TrainingLoop
+from fulldeck.watcher import Watcher
+from fulldeck.workload import Workload, encoded
+
+MAX_SCORED = 10_000
+"""Examples of each split that the result's metrics are computed on."""
+
+Thing = TypeVar("Thing", Data, Candidate, Service)
+
+
+def run(
+    recipe: str | Path | Recipe | Workload | Mapping[str, Any],
+    instructions: Sequence[Instruction] | None = None,
+    *,
+    settings: Sequence[str] = (),
+    out: Path | str = "runs",
+    resume: bool = False,
+    watcher: Watcher | None = None,
+    **train: Any,
+) -> dict[str, Any]:
+    """Execute a recipe, or `instructions` on a workload, and return the result.
+
+    `recipe` is a file, the name of a shipped recipe, a Recipe; with `instructions`, a workload: its name,
+    a mapping with `kind`, or the object. `settings` change a recipe (`train.epochs=3`), `train` are
+    training settings (`epochs=3`). The result is the content of result.json; `result["run"]` is the
+    folder below `out`. With `resume`, the newest unfinished run of the same recipe goes on.
+
+    Raises BadInput (for a recipe: with every problem), RunFailed, KeyboardInterrupt.
+    """
+    made = as_recipe(recipe, instructions, settings, train)
+    plan = make_plan(made, situation(made))
+    text = made.to_yaml()
+    folder = (
+        RunFolder.unfinished(Path(out), made.name, text)
+        if resume
+        else RunFolder.create(Path(out), made.name, text)
+    )
+    with folder.locked():
+        return _Execution(plan, folder, resume, watcher or Watcher()).finish()
+
+
+def plan(
+    recipe: str | Path | Recipe | Workload | Mapping[str, Any],
+    instructions: Sequence[Instruction] | None = None,
+    *,
+    settings: Sequence[str] = (),
+) -> Plan:
+    """Resolve a recipe as `run` would. Raises BadInput with every problem."""
+    made = as_recipe(recipe, instructions, settings, {})
+    return make_plan(made, situation(made))
+
+
+def as_recipe(
+    recipe: str | Path | Recipe | Workload | Mapping[str, Any],
+    instructions: Sequence[Instruction] | None,
+    settings: Sequence[str],
+    train: Mapping[str, Any],
+) -> Recipe:
+    """The recipe that the arguments of `run` mean."""
+    if isinstance(recipe, Recipe):
+        made = recipe
+    elif instructions is not None or isinstance(recipe, (Workload, Mapping)):
+        return make_recipe(
+            recipe if not isinstance(recipe, Path) else str(recipe), instructions or (), train=train
+        )
+    else:
+        made = read_recipe(recipe, settings)
+    return replace(made, train=made.train.replace(**train)) if train else made
+
+
+def situation(recipe: Recipe) -> Situation:
+    """What is known before the data is read."""
+    workload = recipe.workload
+    return Situation(workload.data_kind, workload.task, pick_device(recipe.train.device).type)
+
+
+class _Execution:
+    """One execution of a plan in its folder."""
+
+    def __init__(self, plan: Plan, folder: RunFolder, resume: bool, watcher: Watcher) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.resume = resume
+        self.watcher = watcher
+        self.workload = plan.recipe.workload
+        self.settings: dict[str, Any] = plan.recipe.resolved()["train"]
+        self.reports: dict[str, dict[str, Any]] = {step.label: _report(step) for step in plan.steps}
+        self.seconds: dict[str, float] = {}
+        self.notes: list[str] = []
+        self.began = resume
+        self.recorded = False
+        self.result: dict[str, Any] = {
+            "run": str(folder.path),
+            "status": "running",
+            "recipe": plan.recipe.name,
+            "metrics": {},
+            "instructions": list(self.reports.values()),
+            "artifacts": [],
+            "rehearsal": None,
+            "notes": self.notes,
+            "seconds": self.seconds,
+            "machine": describe_machine(),
+        }
+
+    def finish(self) -> dict[str, Any]:
+        """Execute, and leave the folder in a state that tells how it ended."""
+        try:
+            self.folder.write_result(self.result)
+            write_json(self.folder.path / PLAN, {"steps": [step.to_json() for step in self.plan.steps]})
+            self.folder.point_latest()
+            self.watcher.started(self.plan, self.folder.path)
+            self.execute()
+        except KeyboardInterrupt:
+            self._ended("interrupted", "interrupted by the user")
+            raise
+        except BadInput as error:
+            if not self.began:
+                self.folder.discard()
+            else:
+                self._ended("failed", str(error))
+            raise
+        except Exception as error:
+            self._ended("failed", f"{type(error).__name__}: {error}")
+            raise
+        self.result["status"] = "finished"
+        self.folder.write_result(self.result)
+        self.watcher.finished(self.result)
+        return self.result
+
+    def execute(self) -> None:
+        """The pipeline."""
+        torch.set_num_threads(self.settings.get("threads") or torch.get_num_threads())
+        with self._stage("load"):
+            data = self.workload.load()
+        with self._stage("prepare"):
+            data = self.prepare(data)
+        with self._stage("train"):
+            candidate = self.train(data)
+        with self._stage("optimise"):
+            candidate = self.optimise(candidate)
+        with self._stage("evaluate"):
+            candidate = replace(candidate, metrics=MappingProxyType(self.judge(candidate)))
+        with self._stage("configure"):
+            service = self.configure(candidate)
+        with self._stage("rehearse"):
+            self.rehearse(service)
+
+    def prepare(self, data: Data) -> Data:
+        """All `prepare` doors; then a split, if none was made, and the encoder."""
+        told = 0
+        for step in self._acting("prepare"):
+            before = {name: len(examples) for name, examples in data.splits().items()}
+            data = self._open(step, "prepare", step.instruction.prepare, data)
+            after = {name: len(examples) for name, examples in data.splits().items()}
+            self._applied(
+                step,
+                {f"{name}_rows": {"before": before.get(name, 0), "after": n} for name, n in after.items()},
+            )
+            told = self._tell(data, told)
+        data = encoded(self.workload, with_default_split(data, self.settings["seed"]))
+        self._tell(data, told)
+        return data
+
+    def train(self, data: Data) -> Candidate:
+        """All `attach` doors, and the training."""
+        torch.manual_seed(self.settings["seed"])
+        loop = self.loop(data)
+        for step in self._acting("attach"):
+            self._attach(step, loop)
+        self.watcher.training(loop)
+        self.began = True
+        module = loop.fit(resume=self.resume)
+        if loop.stopped is not None:
+            self._note(f"training stopped after epoch {loop.epoch}: {loop.stopped}")
+        for reason, count in loop.skipped.items():
+            self._note(f"{count} optimizer steps were skipped: {reason}")
+        for label, figures in loop.reported.items():
+            self.reports[label]["changes"] |= figures
+        self.result["training"] = {"epochs": loop.epoch, "steps": loop.step, "history": loop.history}
+        return Candidate(
+            name=self.workload.name,
+            module=module,
+            data=data,
+            folder=self.folder.artifacts,
+            carried=MappingProxyType({**data.carried, **loop.carried}),
+            lineage=tuple(self.plan.acting),
+        )
+
+    def loop(self, data: Data) -> TrainingLoop:
+        """The training loop, before anything is attached to it."""
+        settings, workload = self.settings, self.workload
+        assert data.encoder is not None, "prepared data has an encoder"
+        assert data.validation is not None, "prepared data is split"
+        sampler = ShuffledSampler(len(data.train), settings["seed"])
+        return TrainingLoop(
+            workload.model(data),
+            BatchLoader(data.train, data.encoder, settings["batch_size"], sampler),
+            workload.loss(data),
+            epochs=settings["epochs"],
+            max_steps=settings.get("max_steps"),
+            optimizer=workload.optimizer(settings["learning_rate"], settings["weight_decay"]),
+            validation=BatchLoader(data.validation, data.encoder, 512),
+            metrics=workload.metrics(data),
+            micro_batch=settings.get("micro_batch"),
+            device=settings["device"],
+            seed=settings["seed"],
+            data=data,
+            checkpoints=self.folder.checkpoints,
+            checkpoint_every=settings.get("checkpoint_every"),
+            record=self._record,
+        )
+
+    def optimise(self, candidate: Candidate) -> Candidate:
+        """All `optimise` doors, each followed by the gate."""
+        metrics = self.workload.metrics(candidate.data)
+        before = measure(candidate, metrics)
+        for step in self._acting("optimise"):
+            after_step = self._open(step, "optimise", step.instruction.optimise, candidate)
+            if after_step is candidate:
+                continue
+            after = measure(after_step, metrics)
+            self._applied(step, changes(before, after))
+            broken = breaches(before, after, step.instruction.tolerance())
+            if broken:
+                text = f"{step.label} broke its tolerance: {'; '.join(broken)}"
+                if not step.entry.tolerate:
+                    raise RunFailed(f"{text}; write tolerate: true at {step.label} to accept it")
+                self._note(text)
+            candidate, before = after_step, after
+        self.result["artifacts"] = [
+            {
+                "path": str(artifact.path.relative_to(self.folder.path)),
+                "kind": artifact.kind,
+                "bytes": artifact.bytes,
+                "precision": artifact.precision,
+            }
+            for artifact in candidate.artifacts
+        ]
+        return candidate
+
+    def judge(self, candidate: Candidate) -> dict[str, dict[str, float]]:
+        """Every metric on every split, of the candidate as it will be served."""
+        metrics = self.workload.metrics(candidate.data)
+        result = {}
+        for name, examples in candidate.data.splits().items():
+            rows = examples.take(np.arange(min(MAX_SCORED, len(examples))))
+            result[name] = scores(candidate.run(candidate.encoded(rows)), rows.targets, metrics)
+        self.result["metrics"] = result
+        return result
+
+    def configure(self, candidate: Candidate) -> Service:
+        """All `configure` doors."""
+        service = Service(candidate, candidate.name, self.folder.path)
+        for step in self._acting("configure"):
+            service = self._open(step, "configure", step.instruction.configure, service)
+            self._applied(step, {})
+        if service.package is not None:
+            self.result["package"] = str(service.package.relative_to(self.folder.path))
+        return service
+
+    def rehearse(self, service: Service) -> None:
+        """Try the package as it will be used, on test items."""
+        if service.package is None:
+            self._note("no rehearsal: no instruction wrote a package (model_packaging does)")
+            return
+        data = service.candidate.data
+        self.result["rehearsal"] = rehearse(
+            service.package, service.candidate, data.test or service.candidate.judged
+        )
+
+    # Doors -------------------------------------------------------------------------------------------
+
+    def _acting(self, door: str) -> Iterator[Step]:
+        for step in self.plan.steps:
+            if door in step.instruction.doors() and self.reports[step.label]["status"] != "skipped":
+                self.watcher.stage(step.label)
+                yield step
+
+    def _open(self, step: Step, door: str, use: Callable[[Thing], Thing], thing: Thing) -> Thing:
+        try:
+            return use(thing)
+        except CannotAct as error:
+            self._cannot(step, error)
+            return thing
+
+    def _attach(self, step: Step, loop: TrainingLoop) -> None:
+        try:
+            loop.attach(step.instruction, step.label)
+        except CannotAct as error:
+            self._cannot(step, error)
+        else:
+            self._applied(step, {})
+
+    def _cannot(self, step: Step, error: CannotAct) -> None:
+        if not step.entry.optional:
+            message = f"{step.label} cannot act: {error}; or write optional: true to go on without it"
+            raise BadInput(message, step.entry.where) from error
+        self.reports[step.label] |= {"status": "skipped", "reason": str(error)}
+        self._note(f"{step.label} was skipped: {error}")
+
+    def _applied(self, step: Step, figures: Mapping[str, Any]) -> None:
+        report = self.reports[step.label]
+        if report["status"] == "skipped":
+            return
+        report["status"] = "applied"
+        report["changes"] |= figures
+        self.watcher.changed(report)
+
+    # Words -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self.watcher.stage(name)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+
+    def _note(self, text: str) -> None:
+        self.notes.append(text)
+        self.watcher.note(text)
+
+    def _tell(self, data: Data, told: int) -> int:
+        for note in data.notes[told:]:
+            self._note(note)
+        return len(data.notes)
+
+    def _record(self, values: Mapping[str, Any]) -> None:
+        if not self.recorded:
+            self.folder.rewind_metrics(values["epoch"])
+            self.recorded = True
+        self.folder.append_metrics(values)
+        self.watcher.recorded(values)
+
+    def _ended(self, status: str, error: str) -> None:
+        self.result |= {"status": status, "error": error}
+        self.folder.write_result(self.result)
+
+
+def _report(step: Step) -> dict[str, Any]:
+    card = step.instruction.card
+    report: dict[str, Any] = {"name": card.name, "number": card.number, "label": step.label}
+    if step.skipped is not None:
+        return report | {"status": "skipped", "reason": step.skipped, "changes": {}}
+    return report | {"status": "planned", "changes": {}}

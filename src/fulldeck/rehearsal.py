@@ -1,0 +1,128 @@
+"""The rehearsal: a server is started from the package, asked real questions, and stopped.
+
+Items go over HTTP as a person would send them, so the whole way is tried: decoding, encoding, transport,
+engine, label names. The answers are compared with the candidate's own.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from fulldeck.candidate import Candidate
+from fulldeck.data import Examples
+from fulldeck.errors import RunFailed
+
+REQUESTS = 100
+START_SECONDS = 60
+STOP_SECONDS = 15
+
+
+def rehearse(package: Path, candidate: Candidate, examples: Examples) -> dict[str, Any]:
+    """Send up to REQUESTS of `examples` to a server started from `package`.
+
+    Returns requests, agreement (share of equal answers) and client-side latency in milliseconds. Raises
+    RunFailed if the server does not start or answers with an error.
+    """
+    chosen = examples.take(np.arange(min(REQUESTS, len(examples))))
+    own = candidate.run(candidate.encoded(chosen))
+    agreed, times = 0, []
+    with server(package) as url:
+        address = urlsplit(url)
+        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
+        for row in range(len(chosen)):
+            content_type, body = as_sent(chosen, row, candidate.data.kind)
+            start = time.perf_counter()
+            connection.request("POST", "/predict", body, {"Content-Type": content_type})
+            response = connection.getresponse()
+            answer = response.read()
+            times.append(1000 * (time.perf_counter() - start))
+            if response.status != 200:
+                raise RunFailed(f"the rehearsal's server answered {response.status}: {answer.decode()[:200]}")
+            agreed += _same(json.loads(answer), own[row], candidate.data.classes)
+        connection.close()
+    return {
+        "requests": len(chosen),
+        "agreement": agreed / len(chosen),
+        "latency_ms": {"p50": float(np.percentile(times, 50)), "p99": float(np.percentile(times, 99))},
+    }
+
+
+@contextmanager
+def server(package: Path) -> Iterator[str]:
+    """A server of `package` in a process of its own on a free loopback port; yields its address."""
+    command = [sys.executable, "-m", "fulldeck", "serve", str(package), "--port", "0", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield _address(process)
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def as_sent(examples: Examples, row: int, kind: str) -> tuple[str, bytes]:
+    """One raw item as a person would send it: content type and body."""
+    inputs = examples.inputs
+    if kind == "image" and isinstance(inputs, np.ndarray):
+        from PIL import Image
+
+        stream = io.BytesIO()
+        levels = inputs[row]
+        Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0)).save(stream, "PNG")
+        return "image/png", stream.getvalue()
+    if isinstance(inputs, dict):
+        cells = {name: _cell(column[row]) for name, column in inputs.items()}
+        return "application/json", json.dumps({"row": cells}).encode()
+    key = "text" if kind == "text" else "input"
+    item = inputs[row]
+    value = item.tolist() if isinstance(item, np.ndarray) else item
+    return "application/json", json.dumps({key: value}).encode()
+
+
+def _cell(value: Any) -> Any:
+    plain = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(plain, float) and not np.isfinite(plain) else plain
+
+
+def _same(answer: dict[str, Any], own: Any, classes: tuple[str, ...]) -> bool:
+    if "label" in answer:
+        return bool(answer["label"] == classes[int(np.argmax(own))])
+    return bool(np.isclose(answer["value"], float(np.reshape(own, -1)[0]), rtol=1e-3, atol=1e-5))
+
+
+def _address(process: subprocess.Popen[str]) -> str:
+    """What the server prints once it is ready: one JSON document on one line, with its `url`."""
+    import selectors
+
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        ready = selector.select(START_SECONDS)
+    line = process.stdout.readline() if ready else ""
+    if not line.strip():
+        process.terminate()
+        reason = process.stderr.read().strip().splitlines()
+        raise RunFailed(
+            f"the rehearsal's server did not start: {reason[-1] if reason else 'no word from it'}"
+        )
+    address: str = json.loads(line)["url"]
+    return address

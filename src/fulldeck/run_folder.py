@@ -1,0 +1,136 @@
+"""The folder of a run: made once, locked while somebody works in it, and found again to go on."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+from fulldeck.errors import BadInput
+from fulldeck.files import plain, refusing_disk, write_json, write_text
+
+RECIPE, PLAN, RESULT, METRICS = "recipe.yaml", "plan.json", "result.json", "metrics.jsonl"
+_LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`<out>/<time>-<name>`; no other run has it."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, out: Path, name: str, recipe: str) -> Self:
+        """Make a new folder below `out` that holds the resolved recipe.
+
+        Raises BadInput if `out` cannot be written.
+        """
+        moment = datetime.now().strftime("%Y%m%d-%H%M%S")
+        count = 1
+        while True:
+            path = out / (f"{moment}-{name}" if count == 1 else f"{moment}-{name}-{count}")
+            try:
+                path.mkdir(parents=True)
+                break
+            except FileExistsError:
+                if out.exists() and not out.is_dir():
+                    raise BadInput(f"--out {out} is not a folder") from None
+                count += 1
+            except OSError as error:
+                reason = (error.strerror or str(error)).lower()
+                raise BadInput(
+                    f"cannot make a run folder below {out}: {reason}; choose another with --out"
+                ) from None
+        folder = cls(path)
+        for part in (folder.artifacts, folder.checkpoints):
+            part.mkdir()
+        write_text(path / RECIPE, recipe)
+        return folder
+
+    @classmethod
+    def unfinished(cls, out: Path, name: str, recipe: str) -> Self:
+        """The newest run of this very recipe below `out` that has not finished and is not running now.
+
+        Raises BadInput if there is none.
+        """
+        for path in sorted(out.glob(f"*-{name}*"), reverse=True):
+            if path.is_symlink() or not (path / RECIPE).is_file() or (path / RECIPE).read_text() != recipe:
+                continue
+            if cls(path).status() != "finished" and not cls(path)._is_locked():
+                return cls(path)
+        raise BadInput(f"there is no unfinished run of this recipe below {out}; start one without --resume")
+
+    @property
+    def artifacts(self) -> Path:
+        """Where converted models are written."""
+        return self.path / "artifacts"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the state of training is kept."""
+        return self.path / "checkpoints"
+
+    def status(self) -> str | None:
+        """running, finished, failed or interrupted, as the result file says; None before it was written."""
+        try:
+            status: str | None = json.loads((self.path / RESULT).read_bytes()).get("status")
+        except (FileNotFoundError, ValueError):
+            return None
+        return status
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; the lock ends with the process, however it ends. Raises BadInput if it is held."""
+        descriptor = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BadInput(f"another process is working in {self.path}") from None
+            yield
+        finally:
+            os.close(descriptor)
+
+    def point_latest(self) -> None:
+        """Let `latest` beside this folder point to it."""
+        link = self.path.parent / "latest"
+        if link.exists() and not link.is_symlink():
+            return
+        temporary = self.path.parent / f".latest.{os.getpid()}"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(self.path.name)
+        temporary.replace(link)
+
+    def append_metrics(self, values: Mapping[str, Any]) -> None:
+        """Add one line to metrics.jsonl."""
+        with refusing_disk(self.path / METRICS), (self.path / METRICS).open("a") as stream:
+            stream.write(json.dumps(values, default=plain) + "\n")
+
+    def rewind_metrics(self, epoch: int) -> None:
+        """Drop the lines from `epoch` on: they will be written again."""
+        if (self.path / METRICS).is_file():
+            lines = (self.path / METRICS).read_text().splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] < epoch]
+            write_text(self.path / METRICS, "".join(kept))
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write result.json."""
+        write_json(self.path / RESULT, result)
+
+    def discard(self) -> None:
+        """Remove the folder: the run could not begin."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _is_locked(self) -> bool:
+        try:
+            with self.locked():
+                return False
+        except BadInput:
+            return True
