@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -34,7 +35,7 @@ def _rows(array: Array) -> Hashes:
     array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     start = hashlib.blake2b(f"{array.dtype.str}{array.shape[1:]}".encode(), digest_size=8)
     digests = []
-    for row in array.reshape(len(array), -1).view(np.uint8):
+    for row in array.reshape(len(array), math.prod(array.shape[1:])).view(np.uint8):
         digest = start.copy()
         digest.update(row.data)
         digests.append(digest.digest())
