@@ -7,7 +7,8 @@ never lives here; `attach` creates what holds it and hands it to the loop.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
@@ -172,6 +173,16 @@ class Instruction(Declared):
 
 
 Class = TypeVar("Class", bound=type[Instruction])
+
+
+def labels(names: Iterable[str]) -> list[str]:
+    """A label for each: the name, and for a repeated one `name#2`, `name#3`."""
+    count: Counter[str] = Counter()
+    result = []
+    for name in names:
+        count[name] += 1
+        result.append(name if count[name] == 1 else f"{name}#{count[name]}")
+    return result
 
 
 def snake_case(name: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 from fulldeck.declared import Refused
 from fulldeck.errors import BadInput
-from fulldeck.instruction import DOORS, Instruction, Situation
+from fulldeck.instruction import DOORS, Instruction, Situation, labels
 from fulldeck.recipe import Entry, Recipe
 
 MODULE_CHANGES = frozenset({"weights", "graph", "modules", "dtype"})
@@ -85,7 +85,8 @@ def make_plan(recipe: Recipe, situation: Situation) -> Plan:
     that the recipe insists on, instructions that cannot act and are not optional.
     """
     problems: list[BadInput] = []
-    steps = [Step(label, entry, ()) for label, entry in _labels(recipe.entries).items()]
+    named = labels(entry.instruction.card.name for entry in recipe.entries)
+    steps = [Step(label, entry, ()) for label, entry in zip(named, recipe.entries, strict=True)]
     steps = [replace(step, skipped=_reason_to_skip(step, situation, problems)) for step in steps]
     acting = [step for step in steps if step.skipped is None]
     problems += _conflicts(acting)
@@ -101,16 +102,6 @@ def make_plan(recipe: Recipe, situation: Situation) -> Plan:
         raise Refused(problems)
     placed = tuple(replace(step, reasons=_reasons(step, edges)) for step in order)
     return Plan(recipe, situation, placed)
-
-
-def _labels(entries: Sequence[Entry]) -> dict[str, Entry]:
-    labelled: dict[str, Entry] = {}
-    count: dict[str, int] = {}
-    for entry in entries:
-        name = entry.instruction.card.name
-        count[name] = count.get(name, 0) + 1
-        labelled[name if count[name] == 1 else f"{name}#{count[name]}"] = entry
-    return labelled
 
 
 def _reason_to_skip(step: Step, situation: Situation, problems: list[BadInput]) -> str | None:

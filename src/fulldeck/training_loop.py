@@ -2,8 +2,7 @@
 
 The loop owns zero_grad, backward and step. Instructions change it in five ways, all in their `attach`:
 
-- `on(event, handler)`: be told. Handlers run in plan order, in reverse for those marked in EVENTS.
-- `around(phase, wrapper)`: wrap a phase; the first to attach is the outermost.
+- `on(event, handler)`: be told; `around(phase, wrapper)`: wrap a phase (see `fulldeck.hooks`).
 - `keep(state)`: let checkpoints hold an object that has `state_dict` and `load_state_dict`.
 - replace an attribute: `loader`, `loader.sampler`, `split`, `weigh`, `build_optimizers`, `loss_scale`.
 - `wrap_model`, `companion`, `deploy_with`, `surgery`: change or accompany the model (see there).
@@ -26,38 +25,20 @@ from torch import Tensor, nn
 from fulldeck.batch import Batch, LossFunction, Metric, Part, call, split_batch, to_device
 from fulldeck.checkpoint import load_checkpoint, save_checkpoint
 from fulldeck.device import pick_device
-from fulldeck.errors import BadInput, RunFailed
+from fulldeck.errors import RunFailed
+from fulldeck.hooks import Hooks
+from fulldeck.instruction import labels
 from fulldeck.loader import Loader, as_loader
-from fulldeck.random_state import random_state, restore_random_state, seed_all
+from fulldeck.random_state import seed_all
 from fulldeck.step_clock import BACKWARD, DATA, FORWARD, INSTRUCTIONS, OPTIMIZER, TRANSFER, StepClock
+from fulldeck.training_state import restore_training_state, training_state
 
 if TYPE_CHECKING:
     from fulldeck.data import Data
     from fulldeck.instruction import Instruction
 
-EVENTS = {
-    "ready": "model, optimizers and wrappers are in place; nothing has been restored yet",
-    "epoch_start": "an epoch begins (never twice for the same one)",
-    "batch_start": "handler(batch): a batch is on the device",
-    "part_start": "handler(part): a part of the batch is about to be computed",
-    "after_forward": "handler(part): outputs and loss are there; append further losses to part.terms",
-    "after_backward": "handler(part): its gradients have been added",
-    "before_step": "handler(batch): .grad holds the whole gradient; return a reason to skip the step",
-    "step_end": "reversed; handler(batch): the optimizers have stepped (not called for a skipped step)",
-    "evaluation": "handler(metrics): the model has been evaluated as deployed; may add metrics",
-    "stopping": "handler(reason): somebody asked to stop; return a text to refuse",
-    "model_changed": "the model was changed by `change_model`",
-    "checkpoint": "handler(state): a checkpoint is about to be written",
-    "epoch_end": "reversed; the epoch is over, after its evaluation",
-    "hand_over": "undo what must not travel with the model",
-    "fit_end": "reversed; training is over",
-}
-REVERSED = frozenset({"step_end", "epoch_end", "fit_end"})
-PHASES = ("gradients", "part", "forward", "apply")
 FINITE_EVERY = 50
 """On an accelerator the loss is looked at once in this many steps: each look waits for the device."""
-
-Handler = Callable[..., Any]
 
 
 class TrainingLoop:
@@ -76,7 +57,7 @@ class TrainingLoop:
         loader: Loader | Iterable[Any],
         loss: LossFunction,
         *,
-        instructions: Iterable[Instruction] | Mapping[str, Instruction] = (),
+        instructions: Iterable[Instruction] = (),
         epochs: int = 1,
         max_steps: int | None = None,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = torch.optim.AdamW,
@@ -122,63 +103,49 @@ class TrainingLoop:
         self.history: list[dict[str, float]] = []
         self.clock = StepClock()
         self.carried: dict[str, Any] = {}
-        self.reported: dict[str, dict[str, Any]] = {}
+        self.reported: dict[str, dict[str, dict[str, float]]] = {}
         self.last_loss: Tensor | None = None
         self.stopped: str | None = None
 
+        self._hooks = Hooks()
+        self.on = self._hooks.on
+        self.around = self._hooks.around
         self._label = ""
-        self._handlers: dict[str, list[Handler]] = {event: [] for event in EVENTS}
-        self._wrappers: dict[str, list[Handler]] = {phase: [] for phase in PHASES}
-        self._states: dict[str, Any] = {}
-        self._companions = nn.ModuleDict()
+        self.states: dict[str, Any] = {}
+        self.companions = nn.ModuleDict()
         self._model_wrappers: list[Callable[[nn.Module], nn.Module]] = []
         self._deployed: list[Callable[[], AbstractContextManager[object]]] = []
         self._surgeries: dict[str, Callable[[nn.Module], object]] = {}
-        self._surgeries_done: list[str] = []
+        self.surgeries_done: list[str] = []
         self._stop_wanted: str | None = None
-        self._losses: list[Tensor] = []
+        self.losses: list[Tensor] = []
         self.model.to(self.device)
 
-        named = instructions if isinstance(instructions, Mapping) else _labelled(instructions)
-        for label, instruction in named.items():
+        attached = list(instructions)
+        for label, instruction in zip(labels(i.card.name for i in attached), attached, strict=True):
             self.attach(instruction, label)
 
     # What instructions use ---------------------------------------------------------------------------
 
-    def attach(self, instruction: Instruction, label: str | None = None) -> None:
+    def attach(self, instruction: Instruction, label: str) -> None:
         """Open the instruction's training door; what it keeps is known by `label`."""
-        self._label = label or instruction.card.name
+        self._label = label
         instruction.attach(self)
-
-    def on(self, event: str, handler: Handler) -> None:
-        """Call `handler` at `event` (see EVENTS). Raises ValueError for an unknown event."""
-        if event not in EVENTS:
-            raise ValueError(f"unknown event {event!r}; there is {', '.join(EVENTS)}")
-        self._handlers[event].append(handler)
-
-    def around(self, phase: str, wrapper: Handler) -> None:
-        """Run `wrapper(argument, inner)` in place of a phase; it calls `inner(argument)`, once or more.
-
-        *gradients(batch)* leaves the whole batch's unscaled gradient in `.grad` and can be repeated;
-        *part(part)* does forward and backward of one part; *forward(part)* sets outputs and loss;
-        *apply(batch)* lets the optimizers step. Raises ValueError for an unknown phase.
-        """
-        if phase not in PHASES:
-            raise ValueError(f"unknown phase {phase!r}; there is {', '.join(PHASES)}")
-        self._wrappers[phase].append(wrapper)
 
     def keep(self, state: Any) -> None:
         """Let checkpoints hold `state.state_dict()`, under the label of the attaching instruction."""
-        self._states[self._label] = state
+        self.states[self._label] = state
 
     def carry(self, value: Any) -> None:
         """Leave `value` for the attaching instruction's later doors: `candidate.carried[label]`."""
         self.carried[self._label] = value
 
-    def report(self, name: str, after: float, before: float | None = None) -> None:
-        """Say a figure that the attaching instruction changed; it stands in the run's result."""
-        values = {"after": after} if before is None else {"before": before, "after": after}
-        self.reported.setdefault(self._label, {})[name] = values
+    def figures(self) -> dict[str, dict[str, float]]:
+        """Where the attaching instruction writes what it changed, now or later, for the run's result.
+
+        Name to `{"before": x, "after": y}`, or to `{"after": y}`.
+        """
+        return self.reported.setdefault(self._label, {})
 
     def wrap_model(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
         """Call `wrap(module)` before training; forward passes use what it returns, hand-over does not."""
@@ -186,7 +153,7 @@ class TrainingLoop:
 
     def companion(self, module: nn.Module) -> nn.Module:
         """Train `module` beside the model, and keep it in checkpoints; it is not handed over."""
-        self._companions[self._label.replace(".", "_")] = module.to(self.device)
+        self.companions[self._label.replace(".", "_")] = module.to(self.device)
         return module
 
     def deploy_with(self, swap: Callable[[], AbstractContextManager[object]]) -> None:
@@ -210,9 +177,9 @@ class TrainingLoop:
         self.model.to(self.device)
         new = [parameter for parameter in self.parameters() if id(parameter) not in before]
         self.optimizers[0].param_groups[0]["params"].extend(new)
-        self._surgeries_done.append(label)
+        self.surgeries_done.append(label)
         self.module = self._wrapped()
-        self._fire("model_changed")
+        self._hooks.fire("model_changed")
 
     def stop(self, reason: str) -> None:
         """Ask to stop after this step; handlers of *stopping* may refuse."""
@@ -220,7 +187,7 @@ class TrainingLoop:
 
     def parameters(self) -> list[nn.Parameter]:
         """All that is trained: the model's parameters and its companions'."""
-        return [p for p in (*self.model.parameters(), *self._companions.parameters()) if p.requires_grad]
+        return [p for p in (*self.model.parameters(), *self.companions.parameters()) if p.requires_grad]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -261,19 +228,19 @@ class TrainingLoop:
         self._bind()
         self.module = self._wrapped()
         self.optimizers = self.build_optimizers(self.parameters())
-        self._fire("ready")
+        self._hooks.fire("ready")
         if resume and self.checkpoint_path is not None and self.checkpoint_path.exists():
-            self.load_state_dict(load_checkpoint(self.checkpoint_path))
+            restore_training_state(self, load_checkpoint(self.checkpoint_path))
         while self.epoch < self.epochs and self.stopped is None:
             self._run_epoch()
-        self._fire("fit_end")
-        self._fire("hand_over")
+        self._hooks.fire("fit_end")
+        self._hooks.fire("hand_over")
         with self.deployed() as model:
             return copy.deepcopy(model).cpu()
 
     def _run_epoch(self) -> None:
         if self.step_in_epoch == 0:
-            self._fire("epoch_start")
+            self._hooks.fire("epoch_start")
         self.module.train()
         clock, now = self.clock.seconds, time.perf_counter
         steps = self.max_steps if self.max_steps is not None else math.inf
@@ -309,7 +276,8 @@ class TrainingLoop:
         clock[INSTRUCTIONS] += now() - start
         self._phase_gradients(batch)
         start = now()
-        self._check_finite()
+        assert self.last_loss is not None
+        self.losses.append(self.last_loss)
         reason = None
         for handler in self._before_step:
             if (reason := handler(batch)) is not None:
@@ -318,6 +286,7 @@ class TrainingLoop:
         if reason is not None:
             self.skipped[reason] = self.skipped.get(reason, 0) + 1
             return
+        self._check_finite()
         start = now()
         self._phase_apply(batch)
         stepped = now()
@@ -332,8 +301,11 @@ class TrainingLoop:
             optimizer.zero_grad(set_to_none=True)
         loss: Tensor | float = 0.0
         for part in self.split(batch):
-            for handler in self._part_start:
-                handler(part)
+            if self._part_start:
+                start = time.perf_counter()
+                for handler in self._part_start:
+                    handler(part)
+                self.clock.seconds[INSTRUCTIONS] += time.perf_counter() - start
             part.share = part.weight / batch.weight
             self._phase_part(part)
             for handler in self._after_backward:
@@ -342,7 +314,6 @@ class TrainingLoop:
             loss = part.loss.detach() if part.share == 1.0 else loss + part.loss.detach() * part.share
         assert isinstance(loss, Tensor)
         self.last_loss = loss
-        self._losses.append(loss)
 
     def _part(self, part: Part) -> None:
         clock, now = self.clock.seconds, time.perf_counter
@@ -378,11 +349,11 @@ class TrainingLoop:
         return split_batch(batch, size, self.weigh)
 
     def _end_epoch(self) -> None:
-        losses = [loss for loss in torch.stack(self._losses).float().tolist() if math.isfinite(loss)]
+        losses = [loss for loss in torch.stack(self.losses).float().tolist() if math.isfinite(loss)]
         values: dict[str, float] = {"loss": sum(losses) / max(len(losses), 1)}
         if self.validation is not None:
             values |= {f"validation_{name}": value for name, value in self.evaluate(self.validation).items()}
-            self._fire("evaluation", values)
+            self._hooks.fire("evaluation", values)
         self.history.append(values)
         self.record(
             {
@@ -393,39 +364,34 @@ class TrainingLoop:
                 "phases_ms": self.clock.milliseconds(),
             }
         )
-        self._fire("epoch_end")
+        self._hooks.fire("epoch_end")
         if self._stop_wanted is not None:
             self._consider_stopping()
         self.epoch += 1
         self.step_in_epoch = 0
-        self._losses = []
+        self.losses = []
         self.clock.reset()
         if self.checkpoints is not None:
             self.save()
 
     def _consider_stopping(self) -> None:
         reason, self._stop_wanted = self._stop_wanted, None
-        refusals = [refusal for handler in self._handlers["stopping"] if (refusal := handler(reason))]
+        refusals = [refusal for handler in self._hooks.handlers["stopping"] if (refusal := handler(reason))]
         if not refusals:
             self.stopped = reason
 
     def _check_finite(self) -> None:
         if self.device.type == "cpu":
-            finite = math.isfinite(self._losses[-1].item())
+            finite = math.isfinite(self.losses[-1].item())
         elif self.step % FINITE_EVERY == 0:
-            finite = bool(torch.isfinite(torch.stack(self._losses[-FINITE_EVERY:])).all())
+            finite = bool(torch.isfinite(torch.stack(self.losses[-FINITE_EVERY:])).all())
         else:
             return
-        if not finite and not self._tolerates_overflow:
+        if not finite:
             raise RunFailed(
                 f"the loss is not finite at step {self.step} (epoch {self.epoch}, learning rate "
                 f"{self.learning_rate():g}); try a tenth of the learning rate, and look for NaN in the data"
             )
-
-    @property
-    def _tolerates_overflow(self) -> bool:
-        # A scaled loss overflows now and then by design; whoever scales it also skips such a step.
-        return isinstance(self.loss_scale, Tensor)
 
     @torch.no_grad()
     def evaluate(self, loader: Loader | Iterable[Any]) -> dict[str, float]:
@@ -458,100 +424,27 @@ class TrainingLoop:
     def save(self) -> None:
         """Write the whole state of training; it loads completely or is the previous one."""
         assert self.checkpoint_path is not None
-        state = self.state_dict()
-        self._fire("checkpoint", state)
+        state = training_state(self)
+        self._hooks.fire("checkpoint", state)
         save_checkpoint(self.checkpoint_path, state)
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that the future of this training depends on."""
-        return {
-            "model": self.model.state_dict(),
-            "companions": self._companions.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "instructions": {label: state.state_dict() for label, state in self._states.items()},
-            "surgeries": list(self._surgeries_done),
-            "loader": self.loader.state_dict() if hasattr(self.loader, "state_dict") else None,
-            "random": random_state(),
-            "losses": torch.stack(self._losses) if self._losses else None,
-            "clock": self.clock.state_dict(),
-            **{name: getattr(self, name) for name in _COUNTERS},
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken.
-
-        Raises BadInput if it belongs to another model or to other instructions.
-        """
-        if set(state["instructions"]) != set(self._states):
-            differ = sorted(set(state["instructions"]) ^ set(self._states))
-            raise BadInput(
-                f"the checkpoint was written with other instructions; these differ: {', '.join(differ)}"
-            )
-        for label in state["surgeries"]:
-            self.change_model(label)
-        differ = sorted(set(state["model"]) ^ set(self.model.state_dict()))
-        if differ:
-            raise BadInput(f"the checkpoint is of another model; these keys differ: {', '.join(differ[:3])}")
-        self.model.load_state_dict(state["model"])
-        self._companions.load_state_dict(state["companions"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        for label, saved in state["instructions"].items():
-            self._states[label].load_state_dict(saved)
-        if state["loader"] is not None:
-            self.loader.load_state_dict(state["loader"])  # type: ignore[attr-defined]
-        self._losses = [] if state["losses"] is None else list(state["losses"].to(self.device))
-        self.clock.load_state_dict(state["clock"])
-        for name in _COUNTERS:
-            setattr(self, name, state[name])
-        restore_random_state(state["random"])
 
     # Inside ------------------------------------------------------------------------------------------
 
     def _bind(self) -> None:
         # Bound once: looking handlers up and wrapping phases in every step costs microseconds.
-        self._batch_start = self._handlers["batch_start"]
-        self._part_start = self._handlers["part_start"]
-        self._after_forward = self._handlers["after_forward"]
-        self._after_backward = self._handlers["after_backward"]
-        self._before_step = self._handlers["before_step"]
-        self._step_end = self._handlers["step_end"][::-1]
-        self._phase_forward = self._compose("forward", self._forward)
-        self._phase_apply = self._compose("apply", self._apply)
-        self._phase_gradients = self._compose("gradients", self._gradients)
-        self._phase_part = self._compose("part", self._part)
-
-    def _compose(self, phase: str, inner: Handler) -> Handler:
-        for wrapper in reversed(self._wrappers[phase]):
-            inner = partial(_wrapped_call, wrapper, inner)
-        return inner
+        self._batch_start = self._hooks.handlers["batch_start"]
+        self._part_start = self._hooks.handlers["part_start"]
+        self._after_forward = self._hooks.handlers["after_forward"]
+        self._after_backward = self._hooks.handlers["after_backward"]
+        self._before_step = self._hooks.handlers["before_step"]
+        self._step_end = self._hooks.handlers["step_end"][::-1]
+        self._phase_forward = self._hooks.compose("forward", self._forward)
+        self._phase_apply = self._hooks.compose("apply", self._apply)
+        self._phase_gradients = self._hooks.compose("gradients", self._gradients)
+        self._phase_part = self._hooks.compose("part", self._part)
 
     def _wrapped(self) -> nn.Module:
         module = self.model
         for wrap in self._model_wrappers:
             module = wrap(module)
         return module
-
-    def _fire(self, event: str, *arguments: Any) -> None:
-        handlers = self._handlers[event]
-        for handler in reversed(handlers) if event in REVERSED else handlers:
-            handler(*arguments)
-
-
-_COUNTERS = ("epoch", "step_in_epoch", "step", "updates", "skipped", "history", "stopped")
-
-
-def _wrapped_call(wrapper: Handler, inner: Handler, argument: Any) -> Any:
-    return wrapper(argument, inner)
-
-
-def _labelled(instructions: Iterable[Instruction]) -> dict[str, Instruction]:
-    named: dict[str, Instruction] = {}
-    for instruction in instructions:
-        name = label = instruction.card.name
-        count = 1
-        while label in named:
-            count += 1
-            label = f"{name}#{count}"
-        named[label] = instruction
-    return named
