@@ -6,7 +6,12 @@ from torch import nn
 
 from fulldeck.errors import BadInput
 from fulldeck.instruction import Instruction
-from fulldeck.instructions.training.lr_scheduler import LrScheduler, multiplier, scale_with_batch, schedule
+from fulldeck.instructions.training.lr_scheduler import (
+    LrScheduler,
+    lr_multiplier,
+    scale_lr_with_batch,
+    schedule,
+)
 from fulldeck.training_loop import TrainingLoop
 
 FORMS = ("cosine", "one_cycle", "warmup_stable_decay", "linear", "polynomial", "constant")
@@ -73,13 +78,13 @@ def test_cosine_in_the_loop_follows_the_closed_form():
     ],
 )
 def test_forms(kind, done, factor):
-    rate = multiplier(kind, 1000, decay=0.2)
+    rate = lr_multiplier(kind, 1000, decay=0.2)
     assert rate(round(done * 1000)) == pytest.approx(factor)
 
 
 @pytest.mark.parametrize("kind", ["linear", "polynomial", "cosine", "warmup_stable_decay"])
 def test_every_form_ends_at_the_smallest_rate_and_stays_there(kind):
-    rate = multiplier(kind, 50, warmup_steps=5, min_lr_ratio=0.2)
+    rate = lr_multiplier(kind, 50, warmup_steps=5, min_lr_ratio=0.2)
     assert rate(5) == pytest.approx(1.0)
     assert rate(50) == pytest.approx(0.2)
     assert rate(500) == pytest.approx(0.2)
@@ -223,7 +228,7 @@ def test_the_rate_scales_with_the_batch():
     linear = square_root.replace(scaling="linear")
     assert train(linear, loader=loader)[1] == pytest.approx([0.4, 0.4])
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
-    assert scale_with_batch(optimizer, 64, 256) == 0.5
+    assert scale_lr_with_batch(optimizer, 64, 256) == 0.5
 
 
 def test_a_loader_without_length():

@@ -115,7 +115,7 @@ class _Run:
         warmup = chosen.warm_up(self.total)
         for optimizer in loop.optimizers:
             if chosen.reference_batch is not None:
-                scale_with_batch(optimizer, _batch_size(loop), chosen.reference_batch, rule=chosen.scaling)
+                scale_lr_with_batch(optimizer, _batch_size(loop), chosen.reference_batch, rule=chosen.scaling)
             if chosen.kind == "plateau":
                 self.plateaus.append(_plateau(chosen, optimizer))
             self.schedulers.append(
@@ -175,7 +175,7 @@ def schedule(
 ) -> LRScheduler:
     """A torch scheduler for `optimizer`, to be stepped after each of `total_steps` optimizer steps.
 
-    The rates that the groups have now are the highest that they will get. See `multiplier` for the
+    The rates that the groups have now are the highest that they will get. See `lr_multiplier` for the
     forms; one_cycle is torch's OneCycleLR, which also lowers and raises the momentum, where the
     optimizer has one. Raises ValueError for plateau, which is no function of the step: use torch's
     ReduceLROnPlateau.
@@ -195,7 +195,7 @@ def schedule(
         )
     return LambdaLR(
         optimizer,
-        multiplier(
+        lr_multiplier(
             kind,
             total_steps,
             warmup_steps=warmup_steps,
@@ -206,7 +206,7 @@ def schedule(
     )
 
 
-def multiplier(
+def lr_multiplier(
     kind: Kind,
     total_steps: int,
     *,
@@ -246,7 +246,7 @@ def multiplier(
     return factor
 
 
-def scale_with_batch(
+def scale_lr_with_batch(
     optimizer: Optimizer,
     batch_size: int,
     reference_batch: int,

@@ -1,0 +1,300 @@
+"""Average the weights over the last steps of training, and deploy the average.
+
+The weights of single steps scatter around a better point; their average is closer to it, at the cost of
+one more copy of the weights. `ema` is an exponential moving average of every step, `swa` the plain mean
+of one state an epoch from `start` on, `lawa` the mean of the last `window` states. Evaluation and
+hand-over see the average; training goes on with the weights themselves. A skipped step is not averaged.
+
+Frozen parameters are not averaged. Of the buffers only batch-norm's running statistics are: averaged like
+the weights, or recalculated from up to 100 training batches when the average is swapped in (`swa`'s
+states lie too far apart for averaged statistics).
+
+Use when: the metric jumps from epoch to epoch, or the learning rate ends high.
+Avoid when: memory has no room for a second copy of the weights; the rate decays to zero (little is left).
+Reference: Polyak & Juditsky 1992 (EMA's ancestor); Izmailov et al. 2018, arXiv:1803.05407 (SWA); Kaddour
+2022, arXiv:2209.14981 (LAWA). The averaging itself is `torch.optim.swa_utils`.
+
+Example:
+    >>> import torch
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> average = average_weights(model, "ema", decay=0.5, decay_warmup=False)
+    >>> for weight in (0.0, 1.0, 2.0):  # after each step of your optimizer:
+    ...     _ = torch.nn.init.constant_(model.weight, weight)
+    ...     average.update()
+    >>> with average.swapped():
+    ...     model.weight.item()
+    1.25
+    >>> model.weight.item()
+    2.0
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn, update_bn
+
+from fulldeck.batch import Tensors, call, to_device
+from fulldeck.errors import BadInput
+from fulldeck.instruction import Evidence, Instruction, instruction, param
+from fulldeck.random_state import random_state, restore_random_state
+
+if TYPE_CHECKING:
+    from fulldeck.batch import Batch
+    from fulldeck.training_loop import TrainingLoop
+
+Kind = Literal["ema", "swa", "lawa"]
+
+_START = {"ema": 0.0, "swa": 0.75, "lawa": 0.0}
+_STATISTICS = ("running_mean", "running_var")
+_STATISTICS_BATCHES = 100
+_LOW = (torch.bfloat16, torch.float16)
+
+
+@instruction(
+    17,
+    stage="training",
+    touches={"weights"},
+    before={"parameter_efficient_finetuning": "the averaged adapters must be in place when they are merged"},
+    evidence=Evidence(workload="digits", metric="validation_loss", expect="<= 0.97x"),
+)
+class WeightAveraging(Instruction):
+    kind: Kind = param("ema", search=("ema", "swa", "lawa"), doc="Which average.")
+    decay: float = param(
+        0.999, ge=0, lt=1, search=(0.99, 0.999, 0.9999), doc="Share of the old average that `ema` keeps."
+    )
+    decay_warmup: bool = param(
+        True, doc="Let `ema` forget faster at first, by (1 + n) / (10 + n), so that short runs gain too."
+    )
+    window: int = param(5, ge=1, doc="Number of states that `lawa` averages.")
+    start: float | None = param(
+        None, ge=0, lt=1, doc="Share of the training before the first average; 0.75 for swa, else 0."
+    )
+    every: int | None = param(
+        None, ge=1, doc="Steps between two states; 1 for ema, one epoch for swa and lawa."
+    )
+    batch_norm: Literal["auto", "average", "recalculate"] = param(
+        "auto", doc="Running statistics of batch-norm; auto recalculates for swa and averages otherwise."
+    )
+
+    def attach(self, loop: TrainingLoop) -> None:
+        """Average after each step; evaluate and hand over the average.
+
+        Raises BadInput if the loader has no length and `every` or `start` needs one.
+        """
+        every, first = self._pace(loop)
+        recalculate = self.batch_norm == "recalculate" or (self.batch_norm == "auto" and self.kind == "swa")
+        average = average_weights(
+            loop.model,
+            self.kind,
+            decay=self.decay,
+            decay_warmup=self.decay_warmup,
+            window=self.window,
+            statistics_from=(lambda: _inputs(loop)) if recalculate else None,
+        )
+
+        def step_end(batch: Batch) -> None:
+            if loop.updates > first and loop.updates % every == 0:
+                average.update()
+
+        loop.keep(average)
+        loop.on("ready", average.restart)
+        loop.on("model_changed", average.restart)
+        loop.on("step_end", step_end)
+        loop.on("hand_over", average.settle)
+        loop.deploy_with(average.swapped)
+
+    def _pace(self, loop: TrainingLoop) -> tuple[int, int]:
+        start = _START[self.kind] if self.start is None else self.start
+        try:
+            every = self.every or (1 if self.kind == "ema" else loop.steps_per_epoch)
+            return every, round(start * loop.total_steps) if start else 0
+        except TypeError:
+            raise BadInput(
+                "weight_averaging: this loader has no length; set every (in steps) and start: 0"
+            ) from None
+
+
+class WeightAverage:
+    """The running average of a model's trained parameters and batch-norm statistics."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        kind: Kind,
+        *,
+        decay: float,
+        decay_warmup: bool,
+        window: int,
+        statistics_from: Callable[[], Iterable[Tensors]] | None,
+    ) -> None:
+        self.model = model
+        self.kind = kind
+        self.decay = decay
+        self.decay_warmup = decay_warmup
+        self.statistics_from = statistics_from
+        self.settled = False
+        self._window: deque[list[Tensor]] = deque(maxlen=window)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the average and follow the model's present parameters; needed when they were exchanged."""
+        named: list[tuple[str, Tensor]] = [
+            (name, p) for name, p in self.model.named_parameters() if p.requires_grad
+        ]
+        named += [(name, b) for name, b in self.model.named_buffers() if name.endswith(_STATISTICS)]
+        self._names = [name for name, _ in named]
+        self._current: list[Tensor] = [tensor for _, tensor in named]
+        # A bfloat16 average would swallow steps of a thousandth: eight bits cannot tell them apart.
+        self._low = any(t.dtype in _LOW for t in self._current)
+        self._averages: list[Tensor] = []
+        self._window.clear()
+        self._statistics_stale = True
+        self.count = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the model's present state into the average."""
+        current = self._current
+        if self._low:
+            current = [t.float() if t.dtype in _LOW else t for t in current]
+        if self.kind == "lawa":
+            self._window.append([t.clone() for t in current])
+            self._averages = [
+                sum(states[1:], states[0]) / len(states) for states in zip(*self._window, strict=True)
+            ]
+        elif self.count == 0:
+            self._averages = [t.clone() for t in current]
+        elif self.kind == "swa":
+            get_swa_multi_avg_fn()(self._averages, current, self.count)  # type: ignore[no-untyped-call]
+        else:
+            decay = min(self.decay, (1 + self.count) / (10 + self.count)) if self.decay_warmup else self.decay
+            get_ema_multi_avg_fn(decay)(self._averages, current, self.count)  # type: ignore[no-untyped-call]
+        self.count += 1
+        self._statistics_stale = True
+
+    @contextmanager
+    def swapped(self) -> Iterator[nn.Module]:
+        """Within it the model has the averaged weights; without an average yet it keeps its own."""
+        if self.count == 0 or self.settled:
+            yield self.model
+            return
+        own = [t.detach().clone() for t in self._current]
+        try:
+            self._put_in()
+            yield self.model
+        finally:
+            _copy(own, self._current)
+
+    def settle(self) -> None:
+        """Give the model the averaged weights for good: training is over."""
+        if self.count > 0:
+            self._put_in()
+            self.settled = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average, by the names of the parameters."""
+        return {
+            "count": self.count,
+            "averages": dict(zip(self._names, self._averages, strict=False)),
+            "window": [list(states) for states in self._window],
+            "statistics_stale": self._statistics_stale,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave. Raises BadInput if it is of other parameters."""
+        if state["count"] and list(state["averages"]) != self._names:
+            raise BadInput("the averaged weights in the checkpoint are of another model")
+        self.restart()
+        self.count = state["count"]
+        for name, current in zip(self._names, self._current, strict=True):
+            if self.count:
+                self._averages.append(_like(state["averages"][name], current))
+        for states in state["window"]:
+            self._window.append([_like(s, c) for s, c in zip(states, self._current, strict=True)])
+        self._statistics_stale = state["statistics_stale"]
+
+    def _put_in(self) -> None:
+        _copy(self._averages, self._current)
+        if self.statistics_from is not None and self._statistics_stale:
+            self._recalculate_statistics(self.statistics_from())
+            self._statistics_stale = False
+
+    @torch.no_grad()
+    def _recalculate_statistics(self, inputs: Iterable[Tensors]) -> None:
+        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        training = [(module, module.training) for module in self.model.modules()]
+        before = random_state()
+        update_bn(inputs, _OneInput(self.model))
+        restore_random_state(before)
+        for module, mode in training:
+            module.training = mode
+        for name, buffer in self.model.named_buffers():
+            if name not in self._names:
+                buffer.copy_(buffers[name])
+        for name, current, average in zip(self._names, self._current, self._averages, strict=True):
+            if name.endswith(_STATISTICS):
+                average.copy_(current)
+
+
+class _OneInput(nn.Module):
+    """torch's update_bn calls the model with one positional input."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensors) -> Any:
+        return call(self.model, inputs)
+
+
+def average_weights(
+    model: nn.Module,
+    kind: Kind = "ema",
+    *,
+    decay: float = 0.999,
+    decay_warmup: bool = True,
+    window: int = 5,
+    statistics_from: Callable[[], Iterable[Tensors]] | None = None,
+) -> WeightAverage:
+    """An average to `update()` after each optimizer step, and to evaluate inside `swapped()`.
+
+    `decay` (0 to 1) and `decay_warmup` are for ema, `window` (states) for lawa. `statistics_from` gives
+    training inputs, on the model's device, from which batch-norm's statistics are recalculated; None:
+    they are averaged. `settle()` ends it, with the average in the model.
+    """
+    return WeightAverage(
+        model,
+        kind,
+        decay=decay,
+        decay_warmup=decay_warmup,
+        window=window,
+        statistics_from=statistics_from,
+    )
+
+
+def _inputs(loop: TrainingLoop) -> Iterator[Tensors]:
+    # A loader that remembers where it is must not notice this pass.
+    keeps: Any = loop.loader if hasattr(loop.loader, "load_state_dict") else None
+    place = keeps.state_dict() if keeps is not None else None
+    for inputs, _ in islice(loop.loader.batches(0), _STATISTICS_BATCHES):
+        yield to_device(inputs, loop.device)
+    if keeps is not None:
+        keeps.load_state_dict(place)
+
+
+@torch.no_grad()
+def _copy(source: list[Tensor], destination: list[Tensor]) -> None:
+    for value, tensor in zip(source, destination, strict=True):
+        tensor.copy_(value)
+
+
+def _like(saved: Tensor, current: Tensor) -> Tensor:
+    # The strides of the parameter: an average in another memory format is several times slower.
+    return torch.empty_like(current, dtype=saved.dtype, requires_grad=False).copy_(saved)
