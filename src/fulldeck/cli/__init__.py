@@ -1,0 +1,68 @@
+"""The command line: one file a command, and everything heavy is imported inside the command.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from fulldeck import __version__
+from fulldeck.cli import doctor, listing, new, plan, predict, run, schema, serve, show
+from fulldeck.cli.output import Interrupted, write_error
+from fulldeck.errors import BadInput, RunFailed
+
+COMMANDS = {
+    "run": run,
+    "plan": plan,
+    "list": listing,
+    "show": show,
+    "serve": serve,
+    "predict": predict,
+    "doctor": doctor,
+    "new": new,
+    "schema": schema,
+}
+"""Name to the module that holds its `command` and an `EXAMPLE`."""
+
+app = typer.Typer(
+    help="Make a PyTorch model accurate, fast, small and served, one instruction at a time.",
+    epilog="\b\nExample:\n  fulldeck run digits",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    # Rich would cost every --help and every error 60 ms.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for _name, _module in COMMANDS.items():
+    app.command(_name, epilog=f"\b\nExample:\n  {_module.EXAMPLE}")(_module.command)
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version."),
+) -> None:
+    if version:
+        typer.echo(__version__)
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code. Errors are one line each on standard error."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in words
+    try:
+        code = int(app(words, prog_name="fulldeck", standalone_mode=False) or 0)
+    except typer.TyperException as error:
+        return write_error(error.format_message(), error.exit_code, as_json=as_json)
+    except BadInput as error:
+        return write_error(str(error), 2, as_json=as_json)
+    except RunFailed as error:
+        return write_error(str(error), 1, as_json=as_json)
+    except Interrupted as error:
+        return write_error(str(error), 130, as_json=as_json)
+    return write_error("interrupted", 130, as_json=as_json) if code == 130 else code

@@ -1,0 +1,103 @@
+"""What the commands write: JSON or text on standard output, errors on standard error."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from fulldeck.files import plain
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Write one JSON document to standard output, and nothing else.")
+]
+WIDTH_IN_A_PIPE = 110
+NARROW = 60
+"""Columns of a terminal below which a table's rows are written as paragraphs."""
+
+
+class Interrupted(Exception):
+    """The user pressed Ctrl-C; the message says how to go on. Exit code 130."""
+
+
+def write_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    typer.echo(json.dumps(value, indent=2, default=plain))
+
+
+def write_error(message: str, code: int, *, as_json: bool) -> int:
+    """Each line of `message` as an error on standard error; return `code`."""
+    for line in message.splitlines():
+        typer.echo(f"error: {line}", err=True)
+    if as_json:
+        write_json({"error": message, "exit_code": code})
+    return code
+
+
+def width() -> int:
+    """Columns of the terminal; the environment's COLUMNS goes before it."""
+    return shutil.get_terminal_size((WIDTH_IN_A_PIPE, 24)).columns
+
+
+def write_text(text: str, indent: str = "", hanging: str = "") -> None:
+    """A paragraph, wrapped; `hanging` is added to the indent of all its lines but the first."""
+    lines = textwrap.wrap(
+        text,
+        max(width(), 20),
+        initial_indent=indent,
+        subsequent_indent=indent + hanging,
+        break_on_hyphens=False,
+    )
+    typer.echo("\n".join(lines))
+
+
+def write_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table whose last column wraps; on a narrow terminal a paragraph for each row."""
+    if width() < NARROW:
+        for *head, last in rows:
+            write_text("  ".join(cell for cell in head if cell))
+            write_text(last, indent="    ")
+        return
+    sizes = [max(len(row[place]) for row in (columns, *rows)) for place in range(len(columns) - 1)]
+    start = sum(sizes) + 2 * len(sizes)
+    room = max(width() - start, 20)
+    for *head, last in (columns, *rows):
+        first, *rest = textwrap.wrap(last, room, break_on_hyphens=False) or [""]
+        cells = "".join(f"{cell:<{size}}  " for cell, size in zip(head, sizes, strict=True))
+        typer.echo(f"{cells}{first}".rstrip())
+        for line in rest:
+            typer.echo(" " * start + line)
+
+
+def size(number: float) -> str:
+    """Bytes as a person reads them: `301 kB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(number) < 1000 or unit == "GB":
+            break
+        number /= 1000
+    return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: `2 m 05 s`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} m" if hours else f"{minutes} m {rest:02d} s"
+
+
+def figure(name: str, value: Any) -> str:
+    """One figure of a result in the unit that its name says."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {figure(f'{key}_{name}', item)}" for key, item in value.items())
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if name == "bytes" or name.endswith("_bytes"):
+        return size(value)
+    text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return f"{text} ms" if name.endswith("_ms") else text

@@ -1,0 +1,65 @@
+"""`fulldeck predict RUN|PACKAGE INPUT`: one answer from a package, without a server."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fulldeck.cli.output import Json, write_json, write_table
+from fulldeck.cli.target import Target, package_folder
+from fulldeck.errors import BadInput
+
+if TYPE_CHECKING:
+    from fulldeck.encoders import Encoder
+
+EXAMPLE = "fulldeck predict runs/latest photo.png"
+
+
+def command(
+    target: Target,
+    item: Annotated[
+        str, typer.Argument(metavar="INPUT", help="A file (image, text, JSON), a text, or a JSON row.")
+    ],
+    engine: Annotated[str, typer.Option(help="Engine: auto, torch, onnxruntime.")] = "auto",
+    json: Json = False,
+) -> None:
+    """Answer one input with a packaged model."""
+    from fulldeck.package import Package
+    from fulldeck.serving.predict import describe
+
+    package = Package.open(package_folder(target))
+    encoder = package.encoder()
+    inputs = encoder.encode(encoder.collect([encoder.parse(read_item(encoder, item))]))
+    outputs = package.engine(engine).run(inputs)
+    answer = describe(package.service, outputs[package.service.outputs[0].name])[0]
+    if json:
+        write_json(answer)
+    elif "probabilities" in answer:
+        ranked = answer["probabilities"].items()
+        write_table(("label", "probability"), [(name, f"{share:.4f}") for name, share in ranked])
+    else:
+        typer.echo(answer["value"])
+
+
+def read_item(encoder: Encoder, item: str) -> bytes | str | dict[str, Any] | list[Any]:
+    """What INPUT means for this kind of model. Raises BadInput for a missing file or wrong JSON."""
+    path = Path(item)
+    is_file = len(item) < 4096 and path.is_file()
+    if encoder.kind == "image" and path.suffix != ".json" and not item.lstrip().startswith("["):
+        if not is_file:
+            raise BadInput(f"{item} does not exist; INPUT is an image file")
+        return path.read_bytes()
+    text = path.read_text(encoding="utf-8", errors="replace") if is_file else item
+    if encoder.kind == "text":
+        return text
+    try:
+        value = json_module.loads(text)
+    except (ValueError, RecursionError) as error:
+        what = 'a JSON object of columns, such as {"age": 31}' if encoder.kind == "table" else "a JSON list"
+        raise BadInput(f"INPUT must be {what}, or a file with it: {error}") from None
+    if not isinstance(value, (dict, list)):
+        raise BadInput("INPUT must be a JSON object or list")
+    return value

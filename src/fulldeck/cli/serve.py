@@ -1,0 +1,54 @@
+"""`fulldeck serve RUN|PACKAGE`: start a server from a package."""
+
+from __future__ import annotations
+
+import json as json_module
+from typing import Annotated
+
+import typer
+
+from fulldeck.cli.output import Json
+from fulldeck.cli.target import Target, package_folder
+
+EXAMPLE = "fulldeck serve runs/latest --port 8000"
+
+
+def command(
+    target: Target,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; off loopback FULLDECK_TOKEN must hold a secret.")
+    ] = "127.0.0.1",
+    engine: Annotated[str | None, typer.Option(help="auto, torch or onnxruntime.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Engine processes.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of one engine process.")] = None,
+    queue: Annotated[int | None, typer.Option(help="Requests that may wait.")] = None,
+    deadline_ms: Annotated[int | None, typer.Option(help="Time a request may take.")] = None,
+    json: Json = False,
+) -> None:
+    """Serve a packaged model over HTTP until interrupted. What is not given is as the package says.
+
+    With --json, one line with the server's url is written once it is ready.
+    """
+    from fulldeck.engines import known
+    from fulldeck.package import Package
+    from fulldeck.serving import serve
+
+    package = Package.open(package_folder(target))
+    given = {
+        "engine": engine if engine in (None, "auto") else known(engine),
+        "workers": workers,
+        "threads": threads,
+        "queue": queue,
+        "deadline_ms": deadline_ms,
+    }
+    serving = package.service.serving.replace(**{name: it for name, it in given.items() if it is not None})
+    model = package.service.model
+
+    def ready(url: str) -> None:
+        if json:
+            typer.echo(json_module.dumps({"url": url, "model": model}))
+        else:
+            typer.echo(f"{model} is served at {url}\n  curl {url}/v2/models/{model}\nCtrl-C stops it.")
+
+    serve(package.folder, host=host, port=port, serving=serving, on_ready=ready)
