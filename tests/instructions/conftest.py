@@ -1,0 +1,73 @@
+"""The digits model, trained for a few seconds and exported once for all tests of what follows training."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from fulldeck.candidate import Candidate
+from fulldeck.data import Data
+from fulldeck.workload import encoded
+from fulldeck.workloads.digits import Digits
+
+EPOCHS = 4
+
+
+@pytest.fixture(scope="session")
+def digits() -> Data:
+    workload = Digits()
+    whole = workload.load()
+    rows = torch.randperm(len(whole.train), generator=torch.Generator().manual_seed(0)).numpy()
+    return encoded(
+        workload, replace(whole, train=whole.train.take(rows[600:]), validation=whole.train.take(rows[:600]))
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(digits, tmp_path_factory) -> Candidate:
+    """The digits net after EPOCHS epochs; served as the module itself."""
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    net = Digits().model(digits)
+    inputs = torch.from_numpy(digits.encoder.encode(digits.train.inputs)["input"])
+    targets = torch.from_numpy(digits.train.targets)
+    steps = EPOCHS * -(-len(inputs) // 64)
+    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=steps)
+    for _ in range(EPOCHS):
+        for rows in torch.randperm(len(inputs)).split(64):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(inputs[rows]), targets[rows]).backward()
+            optimizer.step()
+            schedule.step()
+    torch.set_num_threads(threads)
+    return Candidate("digits", net.eval(), digits, tmp_path_factory.mktemp("artifacts"))
+
+
+@pytest.fixture(scope="session")
+def exported(trained) -> Candidate:
+    """The same, with its ONNX file."""
+    from fulldeck.instructions.inference.onnx_export import OnnxExport
+
+    return OnnxExport().optimise(trained)
+
+
+@pytest.fixture(scope="session")
+def quantised(exported) -> Candidate:
+    """The same, with its INT8 file."""
+    from fulldeck.instructions.inference.post_training_quantization import PostTrainingQuantization
+
+    return PostTrainingQuantization().optimise(exported)
+
+
+@pytest.fixture(scope="session")
+def accuracy():
+    """Of a candidate in its current form, on validation data."""
+
+    def measure(candidate: Candidate) -> float:
+        rows = candidate.judged
+        return float((candidate.run(candidate.encoded(rows)).argmax(axis=1) == rows.targets).mean())
+
+    return measure

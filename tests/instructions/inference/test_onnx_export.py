@@ -1,0 +1,141 @@
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fulldeck.errors import BadInput, CannotAct, RunFailed
+from fulldeck.instructions.inference.onnx_export import OnnxExport, export_onnx
+
+
+@pytest.fixture(scope="module")
+def proto(exported) -> onnx.ModelProto:
+    return onnx.load(exported.artifact.path)
+
+
+def test_the_artifact_says_what_it_is(exported):
+    artifact = exported.artifact
+    assert (artifact.kind, artifact.precision, artifact.engine) == ("onnx", "fp32", "onnxruntime")
+    assert artifact.path == exported.folder / "model.onnx"
+
+
+def test_outputs_are_the_modules_at_any_batch_size(trained, exported):
+    for batch in (1, 2, 5, 64):
+        inputs = trained.example(batch)
+        assert np.allclose(exported.run(inputs), trained.run(inputs), atol=1e-4)
+
+
+def test_names_and_free_batch(proto, trained):
+    (entry,), (output,) = proto.graph.input, proto.graph.output
+    assert entry.name in trained.example()
+    assert output.name == "output"
+    assert entry.type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert output.type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+def test_the_file_tells_task_and_classes(proto):
+    facts = {prop.key: prop.value for prop in proto.metadata_props}
+    assert facts["task"] == "classification"
+    assert facts["classes"] == '["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]'
+    assert {"name", "fulldeck", "torch"} <= set(facts)
+
+
+def test_the_file_has_no_source_paths_in_it(exported):
+    content = exported.artifact.path.read_bytes()
+    assert b".py" not in content
+    assert b"stack_trace" not in content
+
+
+def test_nothing_else_is_left_in_the_folder(exported):
+    assert not [path for path in exported.folder.iterdir() if path.suffix not in (".onnx",)]
+
+
+def test_the_model_is_not_changed_and_nothing_is_printed(tmp_path, capfd):
+    model = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)).train()
+    export = export_onnx(model, torch.randn(17, 4), tmp_path / "m.onnx", opset=18)
+    assert model.training
+    assert model[1].training
+    assert export.path.is_file()
+    assert set(export.differences) == {1, 3, 17}
+    assert onnx.load(export.path).opset_import[0].version == 18
+    assert capfd.readouterr() == ("", "")
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(5, 3)
+
+    def forward(self, numeric: Tensor, codes: Tensor) -> Tensor:
+        return numeric + self.embed(codes).sum(dim=1)
+
+
+def test_several_inputs_keep_their_names_in_any_order(tmp_path):
+    random = np.random.default_rng(0)
+    example = {
+        "codes": random.integers(0, 5, (20, 2)),
+        "numeric": random.normal(size=(20, 3)).astype(np.float32),
+    }
+    model = TwoInputs()
+    path = export_onnx(model, example, tmp_path / "m.onnx").path
+    session = onnxruntime.InferenceSession(path)
+    assert {entry.name for entry in session.get_inputs()} == {"numeric", "codes"}
+    expected = model(**{name: torch.from_numpy(value) for name, value in example.items()})
+    assert np.allclose(session.run(None, example)[0], expected.detach(), atol=1e-6)
+
+
+class Branches(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+class ReturnsMapping(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"logits": x}
+
+
+class NoOperator(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.linalg.eigvals(x @ x.transpose(1, 2)).real
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (Branches(), "data-dependent"),
+        (ReturnsMapping(), "must return one tensor to be exported, and returns dict"),
+        (NoOperator(), "linalg_eig"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_in_one_line(model, reason, tmp_path):
+    with pytest.raises(CannotAct, match=reason) as caught:
+        export_onnx(model, torch.randn(20, 3, 3), tmp_path / "m.onnx")
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+class Noise(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.rand_like(x)
+
+
+class FixesTheBatch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(2, -1)
+
+
+def test_an_export_that_computes_something_else_is_not_written(tmp_path):
+    with pytest.raises(RunFailed, match=r"differs from the module by .* at batch 1"):
+        export_onnx(Noise(), torch.randn(20, 3), tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_with_a_fixed_batch_is_refused(tmp_path):
+    with pytest.raises(CannotAct, match="the model itself does not run at batch 1"):
+        export_onnx(FixesTheBatch(), torch.randn(20, 3), tmp_path / "m.onnx")
+
+
+def test_an_operator_set_out_of_range_is_refused():
+    with pytest.raises(BadInput, match=r"onnx_export.opset must be between 18 and 23, got 9"):
+        OnnxExport(opset=9)
