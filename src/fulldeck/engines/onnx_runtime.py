@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from fulldeck.errors import BadInput
 
@@ -33,5 +34,12 @@ class OnnxRuntimeEngine:
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Inputs by name (batch first) to outputs by name."""
-        return dict(zip(self.outputs, self.session.run(self.outputs, dict(inputs)), strict=True))
+        """Inputs by name (batch first) to outputs by name.
+
+        Raises BadInput where the values of the inputs are to blame, such as an index out of range.
+        """
+        try:
+            results = self.session.run(self.outputs, dict(inputs))
+        except InvalidArgument as error:
+            raise BadInput(f"ONNX Runtime refused the input: {str(error).splitlines()[0]}") from error
+        return dict(zip(self.outputs, results, strict=True))

@@ -1,0 +1,125 @@
+"""The routes: the Open Inference Protocol, /predict, and who may use them."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import fulldeck
+from fulldeck.errors import BadInput
+from fulldeck.serving.http import Refusal, Request, Response
+from fulldeck.serving.predict import Prediction
+from fulldeck.serving.protocol import HEADER_LENGTH, InferenceCodec, to_json
+from fulldeck.serving.queue import JobQueue
+from fulldeck.serving.supervisor import Supervisor
+
+Handler = Callable[[Request], Awaitable[Response]]
+OPEN = {"/v2/health/live", "/v2/health/ready"}
+"""Paths that need no token: probes have none, and the answers tell nothing."""
+
+log = logging.getLogger("fulldeck.serving")
+
+
+class App:
+    """Answers requests for one packaged model. With `token`, all but the health of the server needs it."""
+
+    def __init__(
+        self,
+        codec: InferenceCodec,
+        prediction: Prediction,
+        queue: JobQueue,
+        supervisor: Supervisor,
+        *,
+        platform: str,
+        token: str | None = None,
+    ) -> None:
+        self._codec = codec
+        self._queue = queue
+        self._supervisor = supervisor
+        self._platform = platform
+        self._authorization = f"Bearer {token}".encode() if token else None
+        self._model = codec.service.model
+        self._routes: dict[str, tuple[str, Handler]] = {
+            "/v2": ("GET", self._server),
+            "/v2/health/live": ("GET", self._live),
+            "/v2/health/ready": ("GET", self._ready),
+            "/predict": ("POST", prediction.answer),
+        }
+        for base in (f"/v2/models/{self._model}", f"/v2/models/{self._model}/versions/1"):
+            self._routes[base] = ("GET", self._metadata)
+            self._routes[f"{base}/ready"] = ("GET", self._model_ready)
+            self._routes[f"{base}/infer"] = ("POST", self._infer)
+
+    def admit(self, request: Request) -> None:
+        """Refuse what needs no body to be refused: 401, 404, 405."""
+        if self._authorization is not None and request.path not in OPEN:
+            given = request.headers.get(b"authorization", b"")
+            if not hmac.compare_digest(given, self._authorization):
+                raise Refusal(
+                    401, "send the server's token: Authorization: Bearer ...", ("www-authenticate", "Bearer")
+                )
+        method, _ = self._route(request.path)
+        if request.method != method and (request.method, method) != ("HEAD", "GET"):
+            raise Refusal(405, f"use {method} for {request.path[:200]}", ("allow", method))
+
+    async def answer(self, request: Request) -> Response:
+        """Answer within the request's deadline, in every case."""
+        try:
+            async with asyncio.timeout_at(request.deadline):
+                return await self._route(request.path)[1](request)
+        except Refusal as refusal:
+            return refusal.response
+        except TimeoutError:
+            return Refusal(504, "the deadline passed before the model answered").response
+        except BadInput as error:
+            return Refusal(400, str(error)).response
+        except (
+            Exception
+        ):  # the last line of defence: a fault of ours is logged and answered, not a dead socket
+            log.exception("%s %s failed", request.method, request.path)
+            return Refusal(500, "internal error; the server's log has the details").response
+
+    def _route(self, path: str) -> tuple[str, Handler]:
+        route = self._routes.get(path)
+        if route is None:
+            if path.startswith("/v2/models/") and path.split("/")[3] != self._model:
+                raise Refusal(
+                    404, f'unknown model "{path.split("/")[3][:100]}"; this server has "{self._model}"'
+                )
+            raise Refusal(404, f"there is no {path[:200]}; there is {', '.join(self._routes)}")
+        return route
+
+    async def _server(self, request: Request) -> Response:
+        return _json(
+            {"name": "fulldeck", "version": fulldeck.__version__, "extensions": ["binary_tensor_data"]}
+        )
+
+    async def _live(self, request: Request) -> Response:
+        return _json({"live": True})
+
+    async def _ready(self, request: Request) -> Response:
+        ready = self._supervisor.ready
+        return _json({"ready": ready}, 200 if ready else 503)
+
+    async def _model_ready(self, request: Request) -> Response:
+        ready = self._supervisor.ready
+        return _json({"name": self._model, "ready": ready}, 200 if ready else 503)
+
+    async def _metadata(self, request: Request) -> Response:
+        return _json(self._codec.metadata(self._platform))
+
+    async def _infer(self, request: Request) -> Response:
+        wish = self._codec.decode(request.body, request.header(HEADER_LENGTH))
+        if wish.timeout is None:
+            outputs = await self._queue.run(wish.inputs)
+        else:
+            async with asyncio.timeout(wish.timeout):
+                outputs = await self._queue.run(wish.inputs)
+        return self._codec.encode(wish, outputs)
+
+
+def _json(content: dict[str, Any], status: int = 200) -> Response:
+    return Response(status, to_json(content))

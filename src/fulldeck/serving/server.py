@@ -1,0 +1,162 @@
+"""From a package to a running server, in the foreground, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import resource
+import signal
+import socket
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+
+from fulldeck.errors import BadInput
+from fulldeck.package import Package
+from fulldeck.service import Serving
+from fulldeck.serving.app import App
+from fulldeck.serving.http import HttpServer
+from fulldeck.serving.predict import Prediction
+from fulldeck.serving.protocol import InferenceCodec
+from fulldeck.serving.queue import JobQueue
+from fulldeck.serving.supervisor import Supervisor
+
+TOKEN = "FULLDECK_TOKEN"
+"""Environment variable with the token that clients must send; mandatory off loopback."""
+MAX_CONNECTIONS = 8192
+RESERVED_DESCRIPTORS = 64
+"""Descriptors that are not left to connections: files, engine processes."""
+
+
+def serve(
+    folder: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    serving: Serving | None = None,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve the package in `folder` until SIGINT or SIGTERM; must run in the main thread.
+
+    `port` 0 takes any free one. `serving` replaces the package's own settings. `on_ready` gets the
+    server's URL as soon as the model is loaded. The first signal lets running requests finish, a second
+    one does not. No process is left when this returns.
+
+    Raises BadInput for a package that is none or was changed, a port that is taken, and a host off
+    loopback without a token in FULLDECK_TOKEN; RunFailed if the engine dies while it loads the model.
+    """
+    package = Package.open(folder)
+    token = os.environ.get(TOKEN)
+    if not token and not is_loopback(host):
+        raise BadInput(
+            f"{host} is reachable from elsewhere: set {TOKEN} to a secret, or use --host 127.0.0.1"
+        )
+    with listening(host, port) as listener, contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt):
+        asyncio.run(_serve(package, listener, serving or package.service.serving, token, on_ready))
+
+
+async def _serve(
+    package: Package,
+    listener: socket.socket,
+    serving: Serving,
+    token: str | None,
+    on_ready: Callable[[str], None] | None,
+) -> None:
+    model = package.model(serving.engine)
+    deadline = serving.deadline_ms / 1000
+    shapes = (spec.shape for spec in (*package.service.inputs, *package.service.outputs))
+    queue = JobQueue(serving.queue, serving.max_batch, joinable=all(shape[:1] == (-1,) for shape in shapes))
+    supervisor = Supervisor(
+        package.folder,
+        queue,
+        workers=serving.workers,
+        engine=serving.engine,
+        threads=serving.threads or max(1, _cores() // serving.workers),
+        limit=deadline,
+    )
+    codec = InferenceCodec(package.service, serving.max_batch)
+    prediction = Prediction(package.service, package.encoder(), queue)
+    app = App(codec, prediction, queue, supervisor, platform=f"{model.engine}_{model.kind}", token=token)
+    http = HttpServer(app, max_body=serving.max_body_bytes, deadline=deadline, max_connections=_descriptors())
+
+    loop = asyncio.get_running_loop()
+    stopping = _on_signals(loop)
+    server = await loop.create_server(http.connection, sock=listener)
+    sweeper = loop.create_task(http.sweep())
+    try:
+        loading = loop.create_task(supervisor.start())
+        await asyncio.wait(
+            [loading, stopping_task := loop.create_task(stopping.wait())], return_when="FIRST_COMPLETED"
+        )
+        if loading.done():
+            loading.result()
+            if on_ready is not None:
+                on_ready(_url(listener))
+            await stopping_task
+        else:
+            loading.cancel()
+            await asyncio.wait([loading])
+        server.close()
+        await http.drain()
+    finally:
+        server.close()
+        sweeper.cancel()
+        prediction.close()
+        await supervisor.stop()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens on `host` and `port`. Raises BadInput if it cannot."""
+    try:
+        family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][
+            0
+        ]
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise BadInput(
+                f"port {port} on {host} is taken; use another --port, or --port 0 for any free"
+            ) from error
+        raise BadInput(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+
+
+def _on_signals(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
+    """An event that the first SIGINT or SIGTERM sets; the next one cancels the task that called this."""
+    stopping = asyncio.Event()
+    task = asyncio.current_task(loop)
+    assert task is not None
+
+    def stop() -> None:
+        if stopping.is_set():
+            task.cancel()
+        stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    return stopping
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _descriptors() -> int:
+    """As many connections as the limit of open files allows."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(16, min(MAX_CONNECTIONS, allowed - RESERVED_DESCRIPTORS))

@@ -1,0 +1,181 @@
+"""The API process's end of one engine process: start it, give it batches, take its answers, end it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+from fulldeck.errors import BadInput
+from fulldeck.serving.http import Refusal
+from fulldeck.serving.queue import Job, JobQueue
+from fulldeck.serving.wire import LENGTHS, SharedMemory, Tensors, pack, unpack
+
+DIED = "the engine process died while it worked on this request; try again"
+
+
+class WorkerProcess(asyncio.Protocol):
+    """One child, started by the constructor; `gone` is set once it has ended.
+
+    `limit` is the time in seconds that a batch may take; a child that takes longer is killed. `idle` is
+    called whenever it has finished a batch. Raises OSError if no process can be started.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        engine: str,
+        threads: int,
+        *,
+        queue: JobQueue,
+        limit: float,
+        idle: Callable[[], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue = queue
+        self._limit = limit
+        self._idle = idle
+        self._buffer = bytearray()
+        self._batch: list[Job] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._transport: asyncio.Transport | None = None
+        self._loaded: asyncio.Future[None] = self._loop.create_future()
+        self.ready = False
+        self.gone = asyncio.Event()
+        with ExitStack() as stack:
+            self._inbox = stack.enter_context(closing(SharedMemory.create()))
+            self._outbox = stack.enter_context(closing(SharedMemory.create()))
+            self._socket, theirs = socket.socketpair()
+            stack.enter_context(theirs)
+            descriptors = (theirs.fileno(), self._inbox.descriptor, self._outbox.descriptor)
+            arguments = (
+                str(folder.resolve()),
+                engine,
+                str(threads),
+                str(os.getpid()),
+                *map(str, descriptors),
+            )
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "fulldeck.serving.worker", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what an engine prints must not get between the server's own output
+                pass_fds=descriptors,
+                process_group=0,  # Ctrl-C in a terminal is for the API process, which ends its children
+            )
+            theirs.close()
+            stack.pop_all()
+
+    async def load(self) -> None:
+        """Wait until the child has loaded the package.
+
+        Raises BadInput with its reason if it cannot, ConnectionError if it dies.
+        """
+        self._socket.setblocking(False)
+        await self._loop.create_connection(lambda: self, sock=self._socket)
+        await self._loaded
+
+    @property
+    def free(self) -> bool:
+        """Whether it has loaded the model and works on nothing."""
+        return self.ready and not self._batch
+
+    def run(self, batch: list[Job]) -> None:
+        """Send a batch; its jobs get their answers, or errors, in any case."""
+        assert self._transport is not None
+        self._batch = batch
+        parts = {name: [job.inputs[name] for job in batch] for name in batch[0].inputs}
+        self._transport.write(pack(parts, self._inbox))
+        self._timer = self._loop.call_later(self._limit, self.kill)
+
+    def kill(self) -> None:
+        """End the child at once."""
+        self.process.kill()
+
+    async def stop(self, patience: float) -> None:
+        """Ask the child to end, kill it after `patience` seconds, and wait until it is gone."""
+        if self._transport is not None:
+            self._transport.close()
+        try:
+            await asyncio.to_thread(self.process.wait, patience)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            await asyncio.to_thread(self.process.wait)
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while len(self._buffer) >= LENGTHS.size:
+            header_size, payload_size = LENGTHS.unpack_from(self._buffer)
+            middle = LENGTHS.size + header_size
+            end = middle + payload_size
+            if len(self._buffer) < end:
+                return
+            header, payload = bytes(self._buffer[LENGTHS.size : middle]), bytes(self._buffer[middle:end])
+            del self._buffer[:end]
+            self._receive(*unpack(header, payload, self._outbox))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.ready = False
+        self._stop_timer()
+        self.kill()
+        for job in self._batch:
+            job.fail(Refusal(503, DIED, ("retry-after", "1")))
+        self._batch = []
+        self._inbox.close()
+        self._outbox.close()
+        if not self._loaded.done():
+            self._loaded.set_exception(ConnectionError("the engine process died while it loaded the model"))
+        self.gone.set()
+
+    def _receive(self, facts: dict[str, Any], outputs: Tensors) -> None:
+        if self._batch:
+            self._stop_timer()
+            batch, self._batch = self._batch, []
+            self._answer(batch, facts, outputs)
+            self._idle()
+        elif self._loaded.done():
+            self.kill()
+        elif "failed" in facts:
+            self._loaded.set_exception(BadInput(facts["failed"]))
+        else:
+            self.ready = True
+            self._loaded.set_result(None)
+
+    def _answer(self, batch: list[Job], facts: dict[str, Any], outputs: Tensors) -> None:
+        rows = sum(job.rows for job in batch)
+        if len(batch) == 1:
+            if "error" in facts:
+                batch[0].fail(
+                    Refusal(400 if facts["bad_input"] else 500, f"the model failed: {facts['error']}")
+                )
+            else:
+                batch[0].succeed({name: array.copy() for name, array in outputs.items()})
+        elif "error" in facts:
+            self._queue.put_back(batch)
+        elif any(array.shape[:1] != (rows,) for array in outputs.values()):
+            self._queue.joinable = False
+            self._queue.put_back(batch)
+        else:
+            # Copied, because shared memory belongs to the next batch as soon as that is sent.
+            outputs = {name: array.copy() for name, array in outputs.items()}
+            start = 0
+            for job in batch:
+                end = start + job.rows
+                job.succeed({name: array[start:end] for name, array in outputs.items()})
+                start = end
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

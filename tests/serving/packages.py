@@ -1,0 +1,102 @@
+"""Packages with tiny ONNX models, made without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from fulldeck.encoders import Encoder
+from fulldeck.encoders.image import ImageEncoder
+from fulldeck.encoders.tensor import TensorEncoder
+from fulldeck.files import write_json
+from fulldeck.package import PackagedModel, ServiceFile, TensorSpec, seal
+from fulldeck.service import Serving
+
+SIDE = 4
+
+
+def image_package(folder: Path, **serving: Any) -> Path:
+    """`shapes`: a grey image of 4 x 4 is "bright" or "dark" by its mean."""
+    constants = {
+        "weights": np.stack([np.ones(SIDE**2), -np.ones(SIDE**2)], 1).astype(np.float32),
+        "bias": np.array([-8, 8], np.float32),
+    }
+    nodes = [
+        helper.make_node("Flatten", ["input"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weights", "bias"], ["output"]),
+    ]
+    encoder = ImageEncoder(1, SIDE, SIDE)
+    spec = TensorSpec(name="input", datatype="FP32", shape=(-1, 1, SIDE, SIDE))
+    return _package(folder, "shapes", nodes, constants, spec, 2, encoder, ("bright", "dark"), serving)
+
+
+def sum_package(folder: Path, width: int = 3, **serving: Any) -> Path:
+    """`sums`: regression, the sum of a vector."""
+    nodes = [helper.make_node("MatMul", ["input", "ones"], ["output"])]
+    spec = TensorSpec(name="input", datatype="FP32", shape=(-1, width))
+    constants = {"ones": np.ones((width, 1), np.float32)}
+    return _package(folder, "sums", nodes, constants, spec, 1, TensorEncoder((width,)), (), serving)
+
+
+def rows_package(folder: Path, **serving: Any) -> Path:
+    """`rows`: answers each row with the number of rows in the batch that it was in."""
+    nodes = [
+        helper.make_node("Shape", ["input"], ["shape"]),
+        helper.make_node("Gather", ["shape", "first"], ["count"]),
+        helper.make_node("Cast", ["count"], ["rows"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("MatMul", ["input", "zeros"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "rows"], ["output"]),
+    ]
+    spec = TensorSpec(name="input", datatype="FP32", shape=(-1, 3))
+    constants = {"first": np.array(0, np.int64), "zeros": np.zeros((3, 1), np.float32)}
+    return _package(folder, "rows", nodes, constants, spec, 1, TensorEncoder((3,)), (), serving)
+
+
+def lookup_package(folder: Path, **serving: Any) -> Path:
+    """`lookup`: entry i of 0, 10, 20, 30; the engine refuses any other index."""
+    nodes = [helper.make_node("Gather", ["table", "input"], ["output"])]
+    spec = TensorSpec(name="input", datatype="INT64", shape=(-1, 1))
+    constants = {"table": np.arange(0, 40, 10, dtype=np.float32)}
+    return _package(folder, "lookup", nodes, constants, spec, 1, TensorEncoder((1,), "int64"), (), serving)
+
+
+def _package(
+    folder: Path,
+    name: str,
+    nodes: list[onnx.NodeProto],
+    constants: dict[str, npt.NDArray[Any]],
+    spec: TensorSpec,
+    outputs: int,
+    encoder: Encoder,
+    classes: tuple[str, ...],
+    serving: dict[str, Any],
+) -> Path:
+    kind = onnx.TensorProto.INT64 if spec.datatype == "INT64" else onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        name,
+        [helper.make_tensor_value_info("input", kind, ["rows", *spec.shape[1:]])],
+        [helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, ["rows", outputs])],
+        [numpy_helper.from_array(value, key) for key, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    folder.mkdir(parents=True)
+    onnx.save(model, folder / "model.onnx")
+    service = ServiceFile(
+        model=name,
+        task="classification" if classes else "regression",
+        classes=classes,
+        inputs=(spec,),
+        outputs=(TensorSpec(name="output", datatype="FP32", shape=(-1, outputs)),),
+        models=(PackagedModel(path="model.onnx", kind="onnx", precision="fp32", engine="onnxruntime"),),
+        serving=Serving(**{"threads": 1, **serving}),
+    )
+    write_json(folder / "service.json", service.model_dump(mode="json"))
+    write_json(folder / "encoder.json", encoder.to_json())
+    seal(folder, {"name": name})
+    return folder
