@@ -69,7 +69,7 @@ class Declared(BaseModel):
     @classmethod
     def spoken_name(cls) -> str:
         """The name that users know this description by, for error messages."""
-        return cls.__name__
+        return cls.__name__.lower()
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with `changes`, checked like a new one."""

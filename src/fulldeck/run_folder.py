@@ -40,8 +40,6 @@ class RunFolder:
                 path.mkdir(parents=True)
                 break
             except FileExistsError:
-                if out.exists() and not out.is_dir():
-                    raise BadInput(f"--out {out} is not a folder") from None
                 count += 1
             except OSError as error:
                 reason = (error.strerror or str(error)).lower()

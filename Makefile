@@ -1,0 +1,43 @@
+# Everything runs in .venv, which `make setup` creates from pyproject.toml and constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help run test test-slow check setup bench generated new
+
+help:  ## Show these lines
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+run: $(READY)  ## From raw data to a checked server: recipes/digits.yaml
+	$(BIN)/fulldeck run recipes/digits.yaml
+
+test: check  ## All checks and tests (under 15 minutes)
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(READY)  ## The tests that take long
+	$(BIN)/pytest -m slow
+
+check: $(READY)  ## Lint, format, types, import rules, generated files (under a minute)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m fulldeck.catalogue --check
+
+bench: $(READY)  ## Overhead of the loop, beside other trainers; more in benchmarks/
+	$(BIN)/pip install --quiet --constraint constraints.txt --group bench
+	$(BIN)/python benchmarks/loop_overhead.py
+
+generated: $(READY)  ## Write the files that are generated from the code
+	$(BIN)/python -m fulldeck.catalogue
+
+new: $(READY)  ## Scaffold a plugin: make new NAME=my_instruction
+	$(BIN)/fulldeck new $(NAME)
+
+setup: $(READY)  ## Create .venv with everything that is needed
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable .
+	touch $@
