@@ -237,14 +237,11 @@ def _recipe_sections() -> dict[str, Any]:
     from fulldeck.recipe import Goal, Train
     from fulldeck.workloads import WORKLOADS, workload_class
 
-    workloads: dict[str, Any] = {}
+    workloads = {}
     for name in WORKLOADS:
-        try:
-            cls = workload_class(name)
-            title = inspect.cleandoc(sys.modules[cls.__module__].__doc__ or "").partition("\n")[0]
-            workloads[name] = {"title": title, "parameters": _properties(cls)}
-        except ModuleNotFoundError:
-            continue
+        cls = workload_class(name)
+        title = inspect.cleandoc(sys.modules[cls.__module__].__doc__ or "").partition("\n")[0]
+        workloads[name] = {"title": title, "parameters": _properties(cls)}
     return {"workloads": workloads, "train": _properties(Train), "goal": _properties(Goal)}
 
 

@@ -147,7 +147,7 @@ def _engine(name: str, reason: str | None) -> Finding:
 
 def _instruction(entry: Entry) -> Finding:
     name = f"{entry.number:02d} {entry.name}"
-    owner = _owner(entry)
+    owner = owner_of(entry.module)
     missing = [extra for extra in entry.extras if missing_packages(owner, extra)]
     if not missing:
         return {"name": name, "verdict": "ok", "found": "can be used"}
@@ -160,8 +160,9 @@ def _instruction(entry: Entry) -> Finding:
     }
 
 
-def _owner(entry: Entry) -> Distribution:
-    top = entry.module.split(".")[0]
+def owner_of(module: str) -> Distribution:
+    """The installed distribution that an instruction's module belongs to."""
+    top = module.split(".")[0]
     return distribution("fulldeck" if top == "fulldeck" else packages_distributions()[top][0])
 
 
