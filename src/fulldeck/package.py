@@ -1,6 +1,7 @@
 """A package: a folder with all that a server needs, sealed by a manifest of hashes; no pickle, no code.
 
 manifest.json     format, name, fulldeck version, metrics, lineage, and size and SHA-256 of every file
+manifest.sha256   SHA-256 of the manifest itself
 service.json      what to serve: model name, task, classes, inputs, outputs, models, serving
 encoder.json      how a raw item becomes the model's input
 *.onnx            artifacts, or
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fulldeck.declared import Declared
 from fulldeck.errors import BadInput
-from fulldeck.files import sha256, write_json
+from fulldeck.files import sha256, write_bytes, write_json
 from fulldeck.param import param
 from fulldeck.service import Serving
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MANIFEST, SERVICE, ENCODER = "manifest.json", "service.json", "encoder.json"
+SEAL = "manifest.sha256"
 
 
 class TensorSpec(Declared):
@@ -73,10 +75,12 @@ class Package:
         """Read and verify a package.
 
         Raises BadInput if it is none, or if any file was changed, added or removed since it was sealed.
-        Nothing but the manifest is parsed before all hashes have been compared.
+        No file is parsed before its hash has been compared.
         """
         if not (folder / MANIFEST).is_file():
             raise BadInput(f"{folder} is not a package: it has no {MANIFEST}")
+        if not (folder / SEAL).is_file() or (folder / SEAL).read_bytes() != _seal(folder):
+            raise BadInput(f"{folder}: {MANIFEST} was changed after it was packaged")
         manifest = _read(folder / MANIFEST)
         if manifest.get("format") != FORMAT:
             raise BadInput(
@@ -120,9 +124,14 @@ def seal(folder: Path, facts: Mapping[str, Any]) -> None:
     files = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and path.name not in (MANIFEST, SEAL)
     }
     write_json(folder / MANIFEST, {"format": FORMAT, **facts, "files": files})
+    write_bytes(folder / SEAL, _seal(folder))
+
+
+def _seal(folder: Path) -> bytes:
+    return f"{sha256(folder / MANIFEST)}\n".encode()
 
 
 def verify(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -138,7 +147,7 @@ def verify(folder: Path, manifest: Mapping[str, Any]) -> None:
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             raise BadInput(f"{folder}: {name} is a link; a package holds files only")
-        if path.is_file() and name != MANIFEST:
+        if path.is_file() and name not in (MANIFEST, SEAL):
             found[name] = path
     if missing := sorted(set(listed) - set(found)):
         raise BadInput(f"{folder}: {missing[0]} is missing")

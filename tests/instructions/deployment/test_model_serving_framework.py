@@ -1,0 +1,93 @@
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from fulldeck.errors import BadInput, CannotAct
+from fulldeck.instructions.deployment.model_packaging import package_model
+from fulldeck.instructions.deployment.model_serving_framework import ModelServingFramework, serve_package
+from fulldeck.service import Service, Serving
+
+
+def service(candidate) -> Service:
+    return Service(candidate, "digits", Path())
+
+
+def test_its_parameters_are_the_settings_of_the_server():
+    assert set(ModelServingFramework.model_fields) == set(Serving.model_fields)
+    for name, field in ModelServingFramework.model_fields.items():
+        assert field.description == Serving.model_fields[name].description
+
+
+def test_the_settings_reach_the_service(quantised):
+    made = ModelServingFramework(workers=3, queue=7, engine="onnxruntime").configure(service(quantised))
+    assert made.serving == Serving(workers=3, queue=7, engine="onnxruntime")
+
+
+def test_a_built_in_network_can_be_served_by_torch(trained):
+    assert ModelServingFramework(engine="torch").configure(service(trained)).serving.engine == "torch"
+
+
+def test_an_engine_without_a_form_of_the_model_is_refused(trained, exported):
+    with pytest.raises(CannotAct, match="no form of the model for engine onnxruntime, only for torch"):
+        ModelServingFramework(engine="onnxruntime").configure(service(trained))
+    own = replace(exported, module=nn.Identity())
+    with pytest.raises(CannotAct, match="no form of the model for engine torch, only for onnxruntime"):
+        ModelServingFramework(engine="torch").configure(service(own))
+
+
+def test_bad_settings_are_refused_in_one_line():
+    with pytest.raises(BadInput, match='unknown engine "onnx"; did you mean onnxruntime'):
+        ModelServingFramework(engine="onnx")
+    with pytest.raises(BadInput, match=r"model_serving_framework.workers must be between 1 and 64, got 0"):
+        ModelServingFramework(workers=0)
+
+
+def test_no_package_no_server(tmp_path):
+    with pytest.raises(BadInput, match="is not a package"):
+        serve_package(tmp_path)
+
+
+def test_one_line_serves_a_package_until_it_is_told_to_stop(exported, tmp_path):
+    folder = package_model(
+        tmp_path / "package", [exported.artifact], exported.data.encoder, exported.example(), name="digits"
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = (
+        "from fulldeck.instructions.deployment.model_serving_framework import serve_package;"
+        f"serve_package({str(folder)!r}, port={port}, workers=1, threads=1)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        assert ask(port)["name"] == "digits"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def ask(port: int) -> dict:
+    for _ in range(300):
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            connection.request("GET", "/v2/models/digits")
+            response = connection.getresponse()
+            body = response.read()
+        except OSError:
+            pass
+        else:
+            if response.status == 200:
+                return json.loads(body)
+        time.sleep(0.1)
+    raise AssertionError("the server did not answer")
