@@ -55,9 +55,14 @@ def _encode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return {"array": _encode(torch.from_numpy(value.copy()), tensors)["tensor"]}
     if isinstance(value, torch.Tensor):
         name = str(len(tensors))
+        # A fused optimizer takes its state to lie in memory as the parameter does (channels_last), and
+        # computes nonsense where it does not: the order of the dimensions is part of the state.
+        order = sorted(range(value.ndim), key=value.stride, reverse=True)
+        permuted = not value.is_contiguous() and value.permute(order).is_contiguous()
+        stored = value.detach().permute(order) if permuted else value.detach()
         # clone: safetensors refuses tensors that share storage (tied weights, views of one buffer).
-        tensors[name] = value.detach().cpu().contiguous().clone()
-        return {"tensor": name}
+        tensors[name] = stored.cpu().contiguous().clone()
+        return {"permuted": [name, order]} if permuted else {"tensor": name}
     if isinstance(value, dict):
         return {"dict": [[key, _encode(item, tensors)] for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
@@ -74,6 +79,9 @@ def _decode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     ((kind, content),) = value.items()
     if kind == "tensor":
         return tensors[content]
+    if kind == "permuted":
+        name, order = content
+        return tensors[name].permute(sorted(range(len(order)), key=order.__getitem__))
     if kind == "array":
         return tensors[content].numpy()
     if kind == "dict":

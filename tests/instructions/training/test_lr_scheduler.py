@@ -60,10 +60,13 @@ def train(instruction: Instruction, *, skip=(), loader=None, **settings):
 
 
 def test_cosine_in_the_loop_follows_the_closed_form():
-    _, rates = train(LrScheduler(warmup_steps=2, min_lr_ratio=0.1), epochs=2)
+    loop, rates = train(LrScheduler(warmup_steps=2, min_lr_ratio=0.1), epochs=2)
     expected = [0.1 / 3, 0.2 / 3]
     expected += [0.1 * (0.1 + 0.9 * (1 + math.cos(math.pi * k / 10)) / 2) for k in range(10)]
     assert rates == pytest.approx(expected)
+    assert loop.reported["lr_scheduler"]["learning_rate"] == pytest.approx(
+        {"before": 0.1, "after": expected[-1]}
+    )
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,9 @@ def test_evaluation_sees_what_is_shipped():
     loss = nn.functional.cross_entropy(shipped(inputs), targets).item()
     assert training.history[-1]["validation_loss"] == pytest.approx(loss, rel=1e-5)
     assert training.evaluate(batches(2))["loss"] == pytest.approx(loss, rel=1e-5)
+    reported = training.reported["weight_averaging"]["validation_loss"]
+    assert reported["after"] == pytest.approx(loss, rel=1e-5)
+    assert reported["before"] != pytest.approx(loss, rel=1e-3)
 
 
 def test_averaging_helps_where_the_rate_stays_high():

@@ -83,9 +83,11 @@ class LrScheduler(Instruction):
         Raises BadInput if the number of steps is not known or `plateau` finds no validation data.
         """
         run = _Run(self, loop)
+        figures = loop.figures()
         loop.keep(run)
         loop.on("ready", run.start)
         loop.on("step_end" if self.unit == "step" else "epoch_end", run.advance)
+        loop.on("fit_end", lambda: figures.update(learning_rate=run.change()))
         if self.kind == "plateau":
             if loop.validation is None:
                 raise BadInput("lr_scheduler: plateau needs validation data; split some off, or use cosine")
@@ -106,11 +108,13 @@ class _Run:
         self.instruction = instruction
         self.loop = loop
         self.total = 0
+        self.base_rate = 0.0
         self.schedulers: list[LRScheduler] = []
         self.plateaus: list[ReduceLROnPlateau] = []
 
     def start(self) -> None:
         chosen, loop = self.instruction, self.loop
+        self.base_rate = loop.learning_rate()
         self.total = _total_steps(loop) if chosen.unit == "step" else loop.epochs
         warmup = chosen.warm_up(self.total)
         for optimizer in loop.optimizers:
@@ -131,6 +135,9 @@ class _Run:
             )
         if self.plateaus:
             self.total = warmup + 1
+
+    def change(self) -> dict[str, float]:
+        return {"before": self.base_rate, "after": self.loop.learning_rate()}
 
     def advance(self, batch: Batch | None = None) -> None:
         for scheduler in self.schedulers:

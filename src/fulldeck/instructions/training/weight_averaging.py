@@ -103,10 +103,22 @@ class WeightAveraging(Instruction):
             if loop.updates > first and loop.updates % every == 0:
                 average.update()
 
+        figures = loop.figures()
+
+        def compare() -> None:
+            if loop.validation is None or average.count == 0 or not loop.history:
+                return
+            average.paused = True
+            for name, value in loop.evaluate(loop.validation).items():
+                averaged = loop.history[-1][f"validation_{name}"]
+                figures[f"validation_{name}"] = {"before": value, "after": averaged}
+            average.paused = False
+
         loop.keep(average)
         loop.on("ready", average.restart)
         loop.on("model_changed", average.restart)
         loop.on("step_end", step_end)
+        loop.on("fit_end", compare)
         loop.on("hand_over", average.settle)
         loop.deploy_with(average.swapped)
 
@@ -139,7 +151,7 @@ class WeightAverage:
         self.decay = decay
         self.decay_warmup = decay_warmup
         self.statistics_from = statistics_from
-        self.settled = False
+        self.paused = False
         self._window: deque[list[Tensor]] = deque(maxlen=window)
         self.restart()
 
@@ -182,7 +194,7 @@ class WeightAverage:
     @contextmanager
     def swapped(self) -> Iterator[nn.Module]:
         """Within it the model has the averaged weights; without an average yet it keeps its own."""
-        if self.count == 0 or self.settled:
+        if self.count == 0 or self.paused:
             yield self.model
             return
         own = [t.detach().clone() for t in self._current]
@@ -196,7 +208,7 @@ class WeightAverage:
         """Give the model the averaged weights for good: training is over."""
         if self.count > 0:
             self._put_in()
-            self.settled = True
+            self.paused = True
 
     def state_dict(self) -> dict[str, Any]:
         """The average, by the names of the parameters."""

@@ -1,0 +1,290 @@
+import pytest
+import torch
+from torch import nn
+
+from fulldeck.errors import BadInput, RunFailed
+from fulldeck.instruction import Situation
+from fulldeck.instructions.training.amp_optimizer import (
+    OVERFLOW,
+    AmpOptimizer,
+    keep_in_float32,
+    low_precision_share,
+    mixed_precision,
+    pick_dtype,
+)
+from fulldeck.training_loop import TrainingLoop
+
+
+def batches(count=6, size=16):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(count, size, 3, 6, 6, generator=generator)
+    return [(batch, (batch.mean((1, 2, 3)) > 0).long()) for batch in inputs]
+
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(128, 2)
+    )
+
+
+def loop(*instructions, net=None, **settings):
+    settings = {"optimizer": lambda p: torch.optim.AdamW(p, lr=0.01, fused=True), "device": "cpu", **settings}
+    return TrainingLoop(
+        model() if net is None else net,
+        batches(),
+        nn.functional.cross_entropy,
+        instructions=instructions,
+        **settings,
+    )
+
+
+class Seen(nn.Module):
+    """Notes the dtypes that pass through it."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = set()
+
+    def forward(self, x):
+        self.dtypes.add(x.dtype)
+        return x
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_training_computes_low_and_hands_over_float32(dtype):
+    seen = Seen()
+    training = loop(AmpOptimizer(dtype=dtype), net=model().append(seen), epochs=2, validation=batches(1))
+    low, full = getattr(torch, dtype), torch.float32
+    losses = []
+    training.on("after_forward", lambda part: losses.append(part.loss.dtype))
+    fitted = training.fit()
+    assert seen.dtypes == {low, full}  # full: the evaluation, as deployed
+    assert set(losses) == {full}
+    assert {p.dtype for p in fitted.parameters()} == {full}
+    assert training.reported["amp_optimizer"]["low_precision_flops"] == {"before": 0.0, "after": 1.0}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_it_learns_what_float32_learns(dtype):
+    plain, mixed = loop(epochs=5), loop(AmpOptimizer(dtype=dtype), epochs=5)
+    plain.fit()
+    mixed.fit()
+    assert mixed.history[-1]["loss"] < 0.5 * mixed.history[0]["loss"]
+    for one, other in zip(plain.history, mixed.history, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=0.1, abs=0.01)
+
+
+class Planted:
+    """A loss so large in some steps that its float16 gradient overflows."""
+
+    def __init__(self, steps, factor=1e6):
+        self.steps, self.factor = steps, factor
+
+    def attach(self, loop):
+        loop.on("after_forward", lambda part: self.add(part) if loop.step in self.steps else None)
+
+    def add(self, part):
+        part.terms.append(part.outputs.float().sum() * self.factor)
+
+
+def test_an_overflow_skips_the_step_and_pollutes_nothing():
+    training = loop(AmpOptimizer(dtype="float16"))
+    Planted({2}).attach(training)
+    snapshots, stepped = [], []
+
+    def snapshot(batch):
+        optimizer = training.optimizers[0]
+        tensors = list(training.model.parameters())
+        tensors += [value for state in optimizer.state.values() for value in state.values()]
+        snapshots.append([t.detach().clone() for t in tensors])
+
+    training.on("batch_start", snapshot)
+    training.on("step_end", lambda batch: stepped.append(training.step))
+    fitted = training.fit()
+    assert training.skipped == {OVERFLOW: 1}
+    assert stepped == [0, 1, 3, 4, 5]
+    assert all(torch.equal(a, b) for a, b in zip(snapshots[2], snapshots[3], strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(snapshots[3][:1], snapshots[4][:1], strict=True))
+    assert all(parameter.isfinite().all() for parameter in fitted.parameters())
+    assert float(training.loss_scale) == 32768
+
+
+def test_the_scale_grows_after_quiet_steps():
+    training = loop(AmpOptimizer(dtype="float16", initial_scale=4.0, growth_interval=2))
+    training.fit()
+    assert float(training.loss_scale) == 16
+
+
+def test_gradients_are_unscaled_and_can_be_computed_twice():
+    gradients = []
+
+    class Twice:
+        def attach(self, loop):
+            loop.around("gradients", self.run)
+            self.loop = loop
+
+        def run(self, batch, inner):
+            for _ in range(2):
+                inner(batch)
+                gradients.append(self.loop.model[-1].bias.grad.clone())
+
+    net = nn.Sequential(nn.Flatten(), nn.Linear(108, 2))
+    training = loop(net=net, max_steps=1, micro_batch=4)
+    Twice().attach(training)
+    training.attach(AmpOptimizer(dtype="float16"), "amp_optimizer")
+    expected = torch.autograd.grad(
+        nn.functional.cross_entropy(net(batches(1)[0][0]), batches(1)[0][1]), net[-1].bias
+    )[0]
+    training.fit()
+    assert torch.equal(*gradients)
+    torch.testing.assert_close(gradients[0], expected, rtol=1e-2, atol=1e-3)
+
+
+def test_an_activation_that_overflows_into_batch_norm_ends_the_run():
+    training = loop(AmpOptimizer(dtype="float16"))
+
+    def enlarge(part):
+        part.inputs = part.inputs * (3e4 if training.step == 2 else 1)
+
+    training.on("part_start", enlarge)
+    with pytest.raises(RunFailed, match=r"overflowed float16 at step 2 and reached 1.running_mean"):
+        training.fit()
+
+
+def test_a_gradient_that_is_never_finite_ends_the_run():
+    training = loop(AmpOptimizer(dtype="float16"), epochs=9)
+    Planted(range(1000), factor=float("nan")).attach(training)
+    with pytest.raises(RunFailed, match=r"not finite at step 16.*bfloat16"):
+        training.fit()
+
+
+@pytest.mark.parametrize("pattern", ["5", "Linear", "[5-9]"])
+def test_a_module_kept_in_float32(pattern):
+    training = loop(AmpOptimizer(dtype="bfloat16", keep_fp32=(pattern,)))
+    outputs = set()
+    training.on("after_forward", lambda part: outputs.add(part.outputs.dtype))
+    fitted = training.fit()
+    assert outputs == {torch.float32}
+    share = training.reported["amp_optimizer"]["low_precision_flops"]["after"]
+    # 16 x 8 x 3 x 9 x 16 multiplications of the convolution twice (its input needs no gradient), the
+    # linear layer's 128 x 2 x 16 three times.
+    conv, linear = 2 * 16 * 16 * 8 * 27, 3 * 16 * 128 * 2
+    assert share == pytest.approx(conv / (conv + linear))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in fitted.modules())
+
+
+def test_an_error_in_a_kept_module_leaves_autocast_as_it_was():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    release = keep_in_float32(net, ["1"])
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(RuntimeError, match="shapes"):
+            net[1](torch.zeros(2, 3))
+        assert torch.is_autocast_enabled("cpu")
+    release()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net(torch.zeros(2, 4)).dtype == torch.bfloat16
+
+
+def test_a_pattern_that_matches_nothing():
+    with pytest.raises(BadInput, match=r'no module matches "Linaer"; did you mean Linear\?'):
+        loop(AmpOptimizer(keep_fp32=("Linaer",)))
+
+
+def test_kept_modules_follow_a_changed_model():
+    training = loop(AmpOptimizer(dtype="bfloat16", keep_fp32=("Linear",)), epochs=2)
+
+    class Widen:
+        def attach(self, loop):
+            operate = loop.surgery(lambda model: model.append(nn.Linear(2, 2)))
+            loop.on("epoch_start", lambda: operate() if loop.epoch == 1 else None)
+
+    Widen().attach(training)
+    outputs = []
+    training.on("after_forward", lambda part: outputs.append(part.outputs.dtype))
+    training.fit()
+    assert set(outputs) == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_resume_is_bit_exact(dtype, channels_last, tmp_path):
+    def training(folder):
+        built = loop(
+            AmpOptimizer(dtype=dtype, channels_last=channels_last, growth_interval=3),
+            epochs=3,
+            checkpoints=folder,
+            checkpoint_every=4 if folder else None,
+        )
+        Planted({5, 13}).attach(built)
+        return built
+
+    whole = training(None)
+    expected = whole.fit().state_dict()
+    interrupted = training(tmp_path)
+
+    def interrupt(batch):
+        if interrupted.step == 10:
+            raise KeyboardInterrupt
+
+    interrupted.on("batch_start", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.fit()
+    resumed = training(tmp_path)
+    state = resumed.fit(resume=True).state_dict()
+    assert resumed.skipped == whole.skipped
+    assert all(torch.equal(expected[name], state[name]) for name in expected)
+
+
+def test_channels_last_is_undone_at_hand_over():
+    fitted = loop(AmpOptimizer(dtype="bfloat16", channels_last=True)).fit()
+    assert all(parameter.is_contiguous() for parameter in fitted.parameters())
+
+
+def test_the_share_counts_matrix_products_convolutions_and_attention():
+    def attention(dtype):
+        query = torch.randn(1, 2, 16, 8, dtype=dtype, requires_grad=True)
+        nn.functional.scaled_dot_product_attention(query, query, query).sum().backward()
+
+    matrix = torch.ones(16, 16)
+    assert low_precision_share(lambda: attention(torch.bfloat16)) == 1.0
+    assert low_precision_share(lambda: attention(torch.float32)) == 0.0
+    assert low_precision_share(lambda: (matrix @ matrix, matrix.bfloat16() @ matrix.bfloat16())) == 0.5
+    assert low_precision_share(lambda: matrix + matrix) == 0.0
+
+
+def test_counting_does_not_change_the_numbers():
+    results = []
+    for count in (False, True):
+        torch.manual_seed(0)
+        net, (inputs, targets) = model(), batches(1)[0]
+
+        def step(net=net, inputs=inputs, targets=targets):
+            with mixed_precision(net, dtype="bfloat16"):
+                loss = nn.functional.cross_entropy(net(inputs), targets)
+            loss.backward()
+
+        if count:
+            low_precision_share(step)
+        else:
+            step()
+        results.append([parameter.grad for parameter in net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_where_it_cannot_act():
+    cpu = Situation(kind="image", task="classification", device="cpu")
+    gpu = Situation(kind="image", task="classification", device="cuda")
+    assert "write dtype: bfloat16" in AmpOptimizer(dtype="float16").cannot(cpu)
+    assert AmpOptimizer(dtype="float16").cannot(gpu) is None
+    assert AmpOptimizer(dtype="bfloat16").cannot(cpu) is None
+    assert AmpOptimizer().cannot(gpu) is None
+
+
+def test_half_precision_weights_are_refused():
+    with pytest.raises(BadInput, match="must be float32"):
+        loop(AmpOptimizer(), net=model().half())
+
+
+def test_auto_is_bfloat16_on_a_cpu():
+    assert pick_dtype("auto", torch.device("cpu")) == torch.bfloat16
