@@ -58,6 +58,6 @@ def _instruction_names() -> dict[str, str]:
     """Class and function names of all instructions to their modules."""
     from fulldeck.catalogue import catalogue
 
-    return {
-        name: entry.module for entry in catalogue() for name in (entry.class_name, *entry.functions)
-    }
+    # Numbers rise from ours to the plugins': going backwards, no plugin takes a name of ours.
+    entries = reversed(list(catalogue()))
+    return {name: entry.module for entry in entries for name in (entry.class_name, *entry.functions)}

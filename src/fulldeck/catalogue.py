@@ -178,6 +178,8 @@ def describe(cls: type[Instruction]) -> Entry:
 
 
 def _entry(value: Mapping[str, Any]) -> Entry:
+    if missing := [field.name for field in fields(Entry) if field.name not in value]:
+        raise ValueError(f"its catalogue.json lacks {missing[0]}; {_HINT} PACKAGE")
     values: dict[str, Any] = {field.name: value[field.name] for field in fields(Entry)}
     values |= {name: tuple(item) for name, item in values.items() if isinstance(item, list)}
     return Entry(**values)

@@ -1,4 +1,4 @@
-"""`fulldeck new NAME`: a plugin package with one instruction that passes the contract suite."""
+"""`fulldeck new NAME`: a new instruction that passes the contract suite from the first minute."""
 
 from __future__ import annotations
 
@@ -14,19 +14,29 @@ EXAMPLE = "fulldeck new label_smoothing --stage training"
 
 def command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The instruction's name, in snake_case.")],
-    stage: Annotated[
-        str, typer.Option(help="data, training, inference, deployment or extensions.")
-    ] = "training",
-    into: Annotated[Path, typer.Option(help="The folder in which the package's folder is made.")] = Path(),
+    stage: Annotated[str, typer.Option(help="data, training, inference or deployment.")] = "training",
+    into: Annotated[Path, typer.Option(help="Where the plugin's folder is made.")] = Path(),
+    built_in: Annotated[
+        bool, typer.Option("--built-in", help="In a checkout of fulldeck: one of its own, not a plugin.")
+    ] = False,
+    number: Annotated[int | None, typer.Option(help="Its number; left out: the next free one.")] = None,
     json: Json = False,
 ) -> None:
-    """Write a plugin with a new instruction."""
-    from fulldeck.scaffold import write_plugin
+    """Write a new instruction, as a plugin.
 
-    folder, files = write_plugin(name, stage, into)
+    It does something small, with tests that pass; replace what it does.
+    """
+    from fulldeck.scaffold import write_built_in, write_plugin
+
+    if built_in:
+        folder, files = write_built_in(name, stage, into, number)
+        steps = ["python -m fulldeck.catalogue", f"pytest {files[1]}"]
+    else:
+        folder, files = write_plugin(name, stage, into, number)
+        steps = [f"pip install -e {folder}", f"pytest {folder}", f"fulldeck show {name}"]
     if json:
         write_json({"folder": folder, "files": files})
         return
     for file in files:
         typer.echo(folder / file)
-    typer.echo(f"\nNext:\n  pip install -e {folder}\n  pytest {folder}\n  fulldeck show {name}")
+    typer.echo("\nNext:\n" + "\n".join(f"  {step}" for step in steps))
