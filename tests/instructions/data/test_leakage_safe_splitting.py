@@ -40,7 +40,7 @@ def test_every_item_is_in_exactly_one_split(digits):
 
 
 def test_every_class_gets_its_share_within_chance(digits):
-    split = LeakageSafeSplitting(validation=0.15, test=0.2).prepare(digits)
+    split = LeakageSafeSplitting(test=0.2).prepare(digits)
     total = np.bincount(digits.train.targets)
     for share, part in ((0.15, split.validation), (0.2, split.test)):
         spread = np.sqrt(total * share * (1 - share))
@@ -146,7 +146,7 @@ def test_by_time_the_latest_items_are_the_test():
     split = LeakageSafeSplitting(by="time").prepare(small(rows(1000), np.arange(1000) % 2, times=times))
     assert split.train.times.max() < split.validation.times.min()
     assert split.validation.times.max() < split.test.times.min()
-    assert [len(part) for part in split.splits().values()] == [650, 150, 200]
+    assert [len(part) for part in split.splits().values()] == [700, 150, 150]
 
 
 def test_given_boundaries_in_time_hold_as_data_grow():

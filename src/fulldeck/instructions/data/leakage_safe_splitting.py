@@ -57,7 +57,7 @@ class LeakageSafeSplitting(Instruction):
     validation: float = param(
         0.15, gt=0, le=0.5, doc="Share of the validation split, of the data that it is taken from."
     )
-    test: float = param(0.2, gt=0, le=0.5, doc="Share of the test split, where the data bring none.")
+    test: float = param(0.15, gt=0, le=0.5, doc="Share of the test split, where the data bring none.")
     validation_from: Moment | None = param(
         None,
         doc="By time: where validation begins; given together with test_from, no item moves as data grow.",
@@ -166,7 +166,7 @@ class LeakageSafeSplitting(Instruction):
 
 
 def split_by_hash(
-    inputs: Inputs, *, validation: float = 0.15, test: float = 0.2, seed: int = 0
+    inputs: Inputs, *, validation: float = 0.15, test: float = 0.15, seed: int = 0
 ) -> dict[str, Array]:
     """Row numbers of `train`, `validation` and `test`, ascending; equal rows are in the same split.
 
@@ -194,7 +194,7 @@ def split_by_time(
     times: Array,
     *,
     validation: float = 0.15,
-    test: float = 0.2,
+    test: float = 0.15,
     validation_from: Moment | None = None,
     test_from: Moment | None = None,
 ) -> dict[str, Array]:
