@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from fulldeck.errors import BadInput
+from fulldeck.package import seal
 from fulldeck.serving import serve
 from fulldeck.serving.server import is_loopback
 
@@ -106,10 +107,7 @@ def test_a_changed_package_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_start(tmp_path: Path) -> None:
-    from fulldeck.package import MANIFEST, seal
-
     package = sum_package(tmp_path / "package")
-    (package / MANIFEST).unlink()
     (package / "model.onnx").write_bytes(b"no model")
     seal(package, {})
     done = subprocess.run(

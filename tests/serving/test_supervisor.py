@@ -60,3 +60,19 @@ def test_two_engine_processes_share_the_work(tmp_path: Path) -> None:
             eventually(lambda: sum(one.done() for one in waiting) >= 4)
             os.kill(server.workers[0], signal.SIGCONT)
             assert [one.result()[1]["outputs"][0]["data"] for one in waiting] == [[3 + n] for n in range(8)]
+
+
+@pytest.mark.slow
+def test_no_request_hangs_and_nothing_leaks_over_many_kills(tmp_path: Path) -> None:
+    with running(sum_package(tmp_path / "package")) as server, meanwhile(8) as call:
+        process = psutil.Process(server.process.pid)
+        assert answers(server)
+        descriptors = process.num_fds()
+        for _ in range(40):
+            asked = [call(server.infer, "sums", [1, 2, 3]) for _ in range(40)]
+            for worker in server.workers:
+                os.kill(worker, signal.SIGKILL)
+            assert {one.result()[0] for one in asked} <= {200, 503}
+        eventually(lambda: answers(server))
+        eventually(lambda: process.num_fds() <= descriptors)
+        assert len(server.workers) == 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from array import array as typed_array
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
@@ -29,6 +30,12 @@ DATATYPES: dict[str, npt.DTypeLike] = {
     **{f"FP{bits}": f"f{bits // 8}" for bits in (16, 32, 64)},
 }
 """The protocol's names of types, and NumPy's."""
+TYPE_CODES = {
+    **{"BOOL": "B", "FP16": "f", "FP32": "f", "FP64": "d"},
+    **{"INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q"},
+    **{"UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q"},
+}
+"""The protocol's names of types, and those of the standard library's `array` that take their numbers."""
 NAMES = {np.dtype(dtype): name for name, dtype in DATATYPES.items()}
 HEADER_LENGTH = b"inference-header-content-length"
 
@@ -187,19 +194,13 @@ def from_numbers(data: Any, spec: TensorSpec, dtype: np.dtype[Any], shape: Seque
         data = list(chain.from_iterable(data))
     if len(data) != prod(shape) or (len(sizes) > 1 and sizes != list(shape)):
         refuse(f'input "{spec.name}": data of shape {_sizes(sizes)} do not fit to shape {_sizes(shape)}')
-    code = "d" if dtype.kind == "f" else "Q" if dtype == np.uint64 else "q"
     try:
-        values: Array = np.frombuffer(typed_array(code, data), code)
+        values: Array = np.frombuffer(typed_array(code := TYPE_CODES[spec.datatype], data), code)
     except (TypeError, OverflowError):
         refuse(f'input "{spec.name}": data must be {spec.datatype} numbers')
-    if dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            result = values.astype(dtype)
-        fits = bool(np.isfinite(result).all())
-    else:
-        result = values.astype(dtype)
-        fits = bool((result == values).all())
-    if not fits:
+    with np.errstate(over="ignore") if values.dtype != dtype else nullcontext():
+        result = values.astype(dtype, copy=False)
+    if not np.isfinite(result).all() or (dtype.kind == "b" and (result != values).any()):
         refuse(f'input "{spec.name}": data has numbers that {spec.datatype} cannot hold')
     return result.reshape(shape)
 
