@@ -194,7 +194,7 @@ def test_what_waits_is_joined_up_to_the_largest_batch(tmp_path: Path) -> None:
 
 
 def test_a_full_queue_answers_429_and_recovers(tmp_path: Path) -> None:
-    with running(sum_package(tmp_path / "package", queue=2)) as server, meanwhile() as call:
+    with running(sum_package(tmp_path / "package", queue=2, max_batch=1)) as server, meanwhile() as call:
         with server.stopped():
             answers = [call(server.infer, "sums", [1, 2, 3]) for _ in range(8)]
             eventually(lambda: sum(answer.done() for answer in answers) == 5)  # 1 in work, 2 in the queue
