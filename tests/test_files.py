@@ -44,9 +44,8 @@ while True:
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    script = tmp_path / "full.py"
-    script.write_text(FULL_DISK)
-    mount = f"mount -t tmpfs -o size=1m tmpfs {tmp_path} && exec {sys.executable} - {tmp_path} <<'EOF'\n{FULL_DISK}\nEOF"
+    python = f"{sys.executable} - {tmp_path} <<'EOF'\n{FULL_DISK}\nEOF"
+    mount = f"mount -t tmpfs -o size=1m tmpfs {tmp_path} && exec {python}"
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("no mount namespace to be had here: a small disk cannot be made")
     result = subprocess.run(

@@ -131,7 +131,7 @@ def test_bombs_and_depth_are_refused_before_anything_is_built() -> None:
         parse_yaml("a: &a [*a]")
     with pytest.raises(BadInput, match="given twice"):
         parse_yaml("a: 1\na: 2")
-    with pytest.raises(BadInput, match="the tag .*apply.* is not taken"):
+    with pytest.raises(BadInput, match=r"the tag .*apply.* is not taken"):
         parse_yaml("a: !!python/object/apply:os.system [ls]")
 
 
