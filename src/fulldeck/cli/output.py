@@ -59,7 +59,8 @@ def write_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table whose last column wraps; on a narrow terminal a paragraph for each row."""
     if width() < NARROW:
         for *head, last in rows:
-            write_text("  ".join(cell for cell in head if cell))
+            if any(head):
+                write_text("  ".join(cell for cell in head if cell))
             write_text(last, indent="    ")
         return
     sizes = [max(len(row[place]) for row in (columns, *rows)) for place in range(len(columns) - 1)]

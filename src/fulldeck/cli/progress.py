@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import psutil
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
+from rich.table import Table
 from rich.text import Text
 
 from fulldeck.cli.output import duration, size
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 REDRAW_SECONDS = 0.25
 """Reading the loss waits for an accelerator, so it is done this seldom."""
-PHASES = frozenset({"load", "prepare", "train", "optimise", "evaluate", "configure", "rehearse"})
+WORTH_A_LINE = 0.1
+"""Seconds from which a finished part of the work is told; attaching an instruction takes none."""
 
 
 class Progress(Watcher):
@@ -53,7 +55,7 @@ class Progress(Watcher):
 
     def started(self, plan: Plan, folder: Path) -> None:
         self.folder = folder
-        self.console.print(f"{plan.recipe.name} in {folder}", style="bold")
+        self.console.print(f"{plan.recipe.name} in {folder}", style="bold", soft_wrap=True)
 
     def stage(self, title: str) -> None:
         self._end_stage()
@@ -62,11 +64,10 @@ class Progress(Watcher):
             self._live.update(Spinner("dots", Text(title)))
 
     def note(self, text: str) -> None:
-        self.console.print(f"  {text}", style="yellow")
+        self.console.print(f"  {text}", style="yellow", soft_wrap=True)
 
     def training(self, loop: TrainingLoop) -> None:
-        self._end_stage()
-        self._stage, self._began = "train", time.perf_counter()
+        self.stage("train")
         if self._live is not None:
             self._meter = _Meter(loop, self._live)
             loop.on("batch_start", self._meter.step)
@@ -76,7 +77,7 @@ class Progress(Watcher):
         if self._meter is not None:
             self._meter.epoch = line
         else:
-            self.console.print(f"  {line}")
+            self.console.print(f"  {line}", soft_wrap=True)
 
     def finished(self, result: Mapping[str, Any]) -> None:
         self._end_stage()
@@ -85,8 +86,7 @@ class Progress(Watcher):
         if self._stage is None:
             return
         seconds = time.perf_counter() - self._began
-        # The phases of the pipeline only frame the instructions' own lines, unless they took time.
-        if self._stage not in PHASES or seconds >= 0.5:
+        if seconds >= WORTH_A_LINE:
             last = f"  {self._meter.epoch}" if self._meter is not None and self._stage == "train" else ""
             style = "red" if failed else "green"
             line = Text.assemble(
@@ -120,7 +120,7 @@ class _Meter:
         self.drawn, self.samples_drawn = now, self.samples
         self.live.update(self._drawing(rate, now))
 
-    def _drawing(self, rate: float, now: float) -> Group:
+    def _drawing(self, rate: float, now: float) -> Table:
         loop = self.loop
         done = loop.step - (self.first_step or 0)
         left = (loop.total_steps - loop.step) * (now - self.began) / done if done else None
@@ -131,7 +131,11 @@ class _Meter:
             f"memory {size(self._memory())}",
         ]
         bar = ProgressBar(total=max(loop.total_steps, 1), completed=loop.step, width=40)
-        return Group(bar, Text("  ".join(part for part in figures if part)), Text(self.epoch, style="dim"))
+        drawing = Table.grid()
+        drawing.add_row(bar)
+        drawing.add_row(Text("  ".join(part for part in figures if part)))
+        drawing.add_row(Text(self.epoch, style="dim"))
+        return drawing
 
     def _memory(self) -> int:
         if self.loop.device.type == "cpu":

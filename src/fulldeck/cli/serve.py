@@ -11,6 +11,13 @@ from fulldeck.cli.output import Json
 from fulldeck.cli.target import Target, package_folder
 
 EXAMPLE = "fulldeck serve runs/latest --port 8000"
+SEND = {
+    "image": "--data-binary @IMAGE",
+    "text": """--json '{"text": "..."}'""",
+    "table": """--json '{"row": {"COLUMN": 1}}'""",
+    "tensor": """--json '{"input": [1, 2]}'""",
+}
+"""Kind of encoder to how one item is sent with curl."""
 
 
 def command(
@@ -43,12 +50,12 @@ def command(
         "deadline_ms": deadline_ms,
     }
     serving = package.service.serving.replace(**{name: it for name, it in given.items() if it is not None})
-    model = package.service.model
+    model, send = package.service.model, SEND[package.encoder().kind]
 
     def ready(url: str) -> None:
         if json:
             typer.echo(json_module.dumps({"url": url, "model": model}))
         else:
-            typer.echo(f"{model} is served at {url}\n  curl {url}/v2/models/{model}\nCtrl-C stops it.")
+            typer.echo(f"{model} is served at {url}; Ctrl-C stops it. Try:\n  curl {url}/predict {send}")
 
     serve(package.folder, host=host, port=port, serving=serving, on_ready=ready)

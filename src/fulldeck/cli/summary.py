@@ -57,9 +57,9 @@ def _changes(item: Mapping[str, Any]) -> list[str]:
 
 def _ratio(before: Any, after: Any) -> str:
     numbers = all(isinstance(value, (int, float)) and value > 0 for value in (before, after))
-    if not numbers or 0.67 < after / before < 1.5:
-        return ""
-    return f" ({after / before:.2g}x)"
+    ratio = after / before if numbers else 1.0
+    worth_saying = 0.01 <= ratio <= 0.67 or 1.5 <= ratio <= 100
+    return f" ({ratio:.2g}x)" if worth_saying else ""
 
 
 def _next(result: Mapping[str, Any]) -> list[str]:
