@@ -213,3 +213,14 @@ def test_a_missing_test_is_carved_from_train_and_a_given_validation_kept():
 def test_shares_that_leave_nothing_are_refused():
     with pytest.raises(BadInput, match="must be shares that leave some for train"):
         split_by_hash(rows(10), validation=0.5, test=0.5)
+
+
+def test_a_split_that_is_given_whole_is_audited_only():
+    parts = [Examples(rows(40, seed), np.arange(40) % 2) for seed in range(3)]
+    data = Data("whole", "tensor", "classification", *parts, classes=("a", "b"))
+    split = LeakageSafeSplitting().prepare(data)
+    assert split.splits() == data.splits()
+    assert split.notes == (
+        "split as given: train 40, validation 40, test 40",
+        "no overlap between train and the other splits",
+    )

@@ -2,9 +2,13 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+import torch
+from torch import nn
 
 from fulldeck.errors import BadInput, CannotAct
+from fulldeck.instructions.inference.onnx_export import export_onnx
 from fulldeck.instructions.inference.post_training_quantization import PostTrainingQuantization, quantize_onnx
 
 
@@ -91,3 +95,26 @@ def test_it_goes_after_the_export_and_may_lose_what_it_says():
     after, _ = PostTrainingQuantization().order()
     assert "onnx_export" in after
     assert PostTrainingQuantization(metric_drop=0.02).tolerance().metric_drop == 0.02
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(16)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(input))
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_a_users_own_model_without_a_word_on_the_console(mode, tmp_path, capfd, caplog):
+    rows = torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
+    model = Normed().eval()
+    path = export_onnx(model, rows, tmp_path / "model.onnx").path
+    small = quantize_onnx(path, tmp_path / "small.onnx", {"input": rows.numpy()}, mode=mode)
+    session = onnxruntime.InferenceSession(small)
+    (got,) = session.run(None, {"input": rows.numpy()})
+    assert np.allclose(got, model(rows).detach(), atol=0.1)
+    assert capfd.readouterr() == ("", "")
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]

@@ -79,8 +79,10 @@ class LeakageSafeSplitting(Instruction):
     )
 
     def prepare(self, data: Data) -> Data:
+        missing = [name for name in ("validation", "test") if getattr(data, name) is None]
         split, notes = self._audit(self._split(data))
-        return split.noting(f"split by {self.by}: {_sizes(split)}", *notes, *self._check(split))
+        made = f"{' and '.join(missing)} taken from train, {self.by}" if missing else "split as given"
+        return split.noting(f"{made}: {_sizes(split)}", *notes, *self._check(split))
 
     def _split(self, data: Data) -> Data:
         """Take out of train what the data do not bring."""

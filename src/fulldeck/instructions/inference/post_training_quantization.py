@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -141,7 +142,7 @@ def quantize_onnx(
     )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):
+    with tempfile.TemporaryDirectory() as name, _quiet():
         prepared, quantised = Path(name) / "prepared.onnx", Path(name) / "quantised.onnx"
         quant_pre_process(path, prepared, skip_symbolic_shape=True)
         if mode == "dynamic":
@@ -161,6 +162,18 @@ def quantize_onnx(
     _slim(model, onnx.load(path, load_external_data=False))
     write_bytes(out, model.SerializeToString())
     return out
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what ONNX Runtime's tools print and log (on the root logger) from the console."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 def _reader(calibration: Mapping[str, Array] | None) -> object:
