@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -37,7 +38,7 @@ class Workload(Declared):
     """The recipe's `kind`, or the name of a built-in workload."""
     data_kind: ClassVar[str]
     """image, table, text or tensor; `unknown` where only the user's code can tell."""
-    task: ClassVar[str] = "classification"
+    task: ClassVar[str]
     """classification, regression; `unknown` where only the data can tell."""
     defaults: ClassVar[TrainingDefaults] = TrainingDefaults()
 
@@ -66,8 +67,13 @@ class Workload(Declared):
         raise NotImplementedError
 
     def loss(self, data: Data) -> LossFunction:
-        """The mean loss over a batch; for classification it also takes targets as probabilities."""
-        return nn.functional.cross_entropy if data.task == "classification" else squared_error
+        """The mean loss over a batch; for classification it also takes targets as probabilities.
+
+        For regression it is in units of the variance of the train targets: 1 for predicting their mean.
+        """
+        if data.task == "classification":
+            return nn.functional.cross_entropy
+        return partial(squared_error, variance=float(data.train.targets.var()))
 
     def metrics(self, data: Data) -> Mapping[str, Metric]:
         """Name to a function of all outputs and targets; the first is the one that gates compare."""
@@ -101,9 +107,9 @@ def r2(outputs: Tensor, targets: Tensor) -> float:
     return float(1 - residual / total)
 
 
-def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared error of N (or N x 1) predictions."""
-    return nn.functional.mse_loss(outputs.reshape(-1), targets.reshape(-1))
+def squared_error(outputs: Tensor, targets: Tensor, variance: float = 1.0) -> Tensor:
+    """Mean squared error of N (or N x 1) predictions, divided by `variance`."""
+    return nn.functional.mse_loss(outputs.reshape(-1), targets.reshape(-1)) / variance
 
 
 def encoded(workload: Workload, data: Data) -> Data:

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
 from fulldeck.errors import BadInput, closest
 from fulldeck.workload import Workload
 
-WORKLOADS = {
-    "digits": "Digits",
-    "breast_cancer": "BreastCancer",
-    "images": "Images",
-    "table": "Table",
-    "text": "Text",
-    "python": "Python",
-}
-"""Name in a recipe, and module in this package, to the class."""
-BUILT_IN = frozenset({"digits", "breast_cancer"})
-"""Those that need no data of the user's."""
+WORKLOADS = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+"""The names in a recipe: each is a module in this package, whose class has the same name in CamelCase."""
 
 
 def workload_class(name: str) -> type[Workload]:
@@ -28,7 +20,8 @@ def workload_class(name: str) -> type[Workload]:
         raise BadInput(
             f'unknown workload "{name}"{closest(name, WORKLOADS)}; there is {", ".join(WORKLOADS)}'
         )
-    cls: type[Workload] = getattr(importlib.import_module(f"{__name__}.{name}"), WORKLOADS[name])
+    class_name = name.title().replace("_", "")
+    cls: type[Workload] = getattr(importlib.import_module(f"{__name__}.{name}"), class_name)
     return cls
 
 

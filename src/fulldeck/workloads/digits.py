@@ -14,8 +14,8 @@ from torch import nn
 from fulldeck.data import Data, Examples
 from fulldeck.encoders.image import ImageEncoder
 from fulldeck.networks.residual_net import ResidualNet
+from fulldeck.sources.channel_statistics import channel_statistics
 from fulldeck.workload import TrainingDefaults, Workload
-from fulldeck.workloads.pixels import channel_statistics
 
 
 class Digits(Workload):
@@ -23,6 +23,7 @@ class Digits(Workload):
 
     kind: ClassVar[str] = "digits"
     data_kind: ClassVar[str] = "image"
+    task: ClassVar[str] = "classification"
     defaults: ClassVar[TrainingDefaults] = TrainingDefaults(
         epochs=30, batch_size=64, learning_rate=3e-3, weight_decay=5e-2
     )

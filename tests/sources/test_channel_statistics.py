@@ -1,6 +1,6 @@
 import numpy as np
 
-from fulldeck.workloads.pixels import channel_statistics
+from fulldeck.sources.channel_statistics import channel_statistics
 
 
 def test_equals_mean_and_std_of_the_scaled_images():

@@ -1,0 +1,1 @@
+"""What the adapters read a user's own files with: columns, labels, given splits, pictures, arrays."""

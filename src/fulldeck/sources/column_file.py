@@ -1,0 +1,128 @@
+"""CSV and parquet files as frames of columns. Needs the extra `files`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from fulldeck.errors import BadInput, closest, extra
+
+if TYPE_CHECKING:
+    import polars
+
+SEPARATORS = (",", ";", "\t", "|")
+LISTED = 20
+"""Most column names that an error lists."""
+
+Result = TypeVar("Result")
+
+
+class ColumnFile:
+    """The columns of a CSV or parquet file, of which only those asked for are read.
+
+    Cells of a CSV file are texts, as they are; an empty one is None. Raises BadInput if the file is
+    missing, empty or not what its suffix says.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = existing(path)
+        self._polars = extra("polars", "files")
+        self._frame = self._guarded(self._scan)
+        self.types: dict[str, Any] = dict(self._guarded(self._frame.collect_schema))
+        """Column names to polars' types."""
+
+    def read(self, columns: Sequence[str]) -> polars.DataFrame:
+        """The frame of `columns`. Raises BadInput if it has no rows."""
+        frame: polars.DataFrame = self._guarded(lambda: self._frame.select(columns).collect())
+        if frame.height == 0:
+            raise BadInput(f"{self.path} has no rows")
+        return frame
+
+    def named(self, column: str) -> str:
+        """`column`, if there is one of that name.
+
+        Raises BadInput with the closest name and the columns that there are.
+        """
+        if column not in self.types:
+            near = closest(column, self.types) or ";"
+            raise BadInput(f'{self.path} has no column "{column}"{near} it has {self.listed}')
+        return column
+
+    @property
+    def listed(self) -> str:
+        """The names of the columns, for messages."""
+        names = list(self.types)
+        more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+        return ", ".join(names[:LISTED]) + more
+
+    def holds_texts(self, column: str) -> bool:
+        """Whether the column's cells are texts."""
+        return bool(self.types[column] == self._polars.String)
+
+    def usual(self, key: str, names: Sequence[str], notes: list[str]) -> str | None:
+        """The first column with one of the usual `names` for the recipe's `key`, which is noted."""
+        lower = {column.lower(): column for column in self.types}
+        for name in names:
+            if name in lower:
+                notes.append(f'{key}: column "{lower[name]}", by its name')
+                return lower[name]
+        return None
+
+    def where(self, column: str) -> str:
+        """A column of this file, for messages."""
+        return f'column "{column}" of {self.path}'
+
+    def _scan(self) -> polars.LazyFrame:
+        suffix = self.path.suffix.lower()
+        frame: polars.LazyFrame
+        if suffix in (".parquet", ".pq"):
+            frame = self._polars.scan_parquet(self.path)
+        elif suffix in (".csv", ".tsv"):
+            frame = self._polars.scan_csv(self.path, infer_schema=False, separator=_separator(self.path))
+        else:
+            raise BadInput(f"{self.path} is neither .csv, .tsv nor .parquet")
+        return frame
+
+    def _guarded(self, work: Callable[[], Result]) -> Result:
+        errors = self._polars.exceptions
+        try:
+            return work()
+        except errors.NoDataError:
+            raise BadInput(f"{self.path} is empty") from None
+        except (errors.PolarsError, errors.PanicException, OSError) as error:
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise BadInput(f"{self.path} cannot be read: {reason}") from error
+
+
+def existing(path: str) -> Path:
+    """`path`, which must exist. Raises BadInput with the closest name beside it."""
+    there = Path(path)
+    if not there.exists():
+        names = [item.name for item in there.parent.iterdir()] if there.parent.is_dir() else []
+        raise BadInput(f"{path} does not exist{closest(there.name, names)}")
+    return there
+
+
+def array(series: polars.Series) -> npt.NDArray[Any]:
+    """A column for NumPy: numbers as they are if none is missing, dates as seconds, else objects or None."""
+    if series.dtype.is_temporal():
+        series = series.cast(_polars().Datetime("us")).dt.epoch("us") / 1e6
+    if series.dtype.is_numeric() and series.null_count() == 0:
+        return series.to_numpy()
+    objects = np.empty(len(series), dtype=object)
+    objects[:] = series.to_list()
+    return objects
+
+
+def _polars() -> Any:
+    return extra("polars", "files")
+
+
+def _separator(path: Path) -> str:
+    with path.open("rb") as stream:
+        header = stream.readline(1 << 20).decode("utf-8", errors="replace")
+    return max(SEPARATORS, key=header.count)
