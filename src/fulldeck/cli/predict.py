@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +32,7 @@ def command(
     from fulldeck.serving.predict import describe
 
     package = Package.open(package_folder(target))
+    package.model(engine)
     encoder = package.encoder()
     inputs = encoder.encode(encoder.collect([encoder.parse(read_item(encoder, item))]))
     outputs = package.engine(engine).run(inputs)
@@ -47,7 +49,7 @@ def command(
 def read_item(encoder: Encoder, item: str) -> bytes | str | dict[str, Any] | list[Any]:
     """What INPUT means for this kind of model. Raises BadInput for a missing file or wrong JSON."""
     path = Path(item)
-    is_file = len(item) < 4096 and path.is_file()
+    is_file = os.path.isfile(item)  # unlike Path.is_file, not an error for a text too long for a name
     if encoder.kind == "image" and path.suffix != ".json" and not item.lstrip().startswith("["):
         if not is_file:
             raise BadInput(f"{item} does not exist; INPUT is an image file")

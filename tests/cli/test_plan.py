@@ -1,0 +1,29 @@
+"""`fulldeck plan`: order and reasons."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Cli = Callable[..., Any]
+
+
+def test_the_order_with_reasons(cli: Cli, recipe: Callable[[str], Path]) -> None:
+    path = recipe("workload: digits\ninstructions: [post_training_quantization, onnx_export]\n")
+    lines = cli("plan", path).out.splitlines()
+    assert [line.split()[:3] for line in lines if line[:1].isdigit()] == [
+        ["32", "onnx_export", "optimise"],
+        ["28", "post_training_quantization", "optimise"],
+    ]
+    assert "after onnx_export: " in " ".join(lines)
+    steps = cli("plan", path, "--json").json["steps"]
+    assert [step["name"] for step in steps] == ["onnx_export", "post_training_quantization"]
+    assert all(step["reasons"] for step in steps)
+
+
+def test_what_is_optional_is_said_to_be_skipped(cli: Cli, recipe: Callable[[str], Path]) -> None:
+    path = recipe("workload: breast_cancer\ninstructions:\n  - auto_data_augmentation: {optional: true}\n")
+    assert "skipped: works on image data" in cli("plan", path).out
+
+
+def test_the_shipped_recipe_can_be_planned(cli: Cli) -> None:
+    assert cli("plan", "digits").code == 0

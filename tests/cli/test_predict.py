@@ -1,0 +1,67 @@
+"""`fulldeck predict`: one answer from a package; what is not an input, and what is not a package."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sklearn.datasets import load_breast_cancer
+
+Cli = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def row() -> dict[str, float]:
+    """A benign one, as the source names its columns."""
+    source = load_breast_cancer()
+    place = int((source.target == 1).argmax())
+    names = [name.replace(" ", "_") for name in source.feature_names]
+    return dict(zip(names, map(float, source.data[place]), strict=True))
+
+
+def test_a_row_a_file_and_a_package_folder(
+    cli: Cli, finished: Path, row: dict[str, float], tmp_path: Path
+) -> None:
+    file = tmp_path / "row.json"
+    file.write_text(json.dumps(row))
+    answers = [
+        cli("predict", finished, json.dumps(row), "--json"),
+        cli("predict", finished, file, "--json"),
+        cli("predict", finished / "package", file, "--json"),
+    ]
+    assert [answer.code for answer in answers] == [0, 0, 0]
+    assert answers[0].json == answers[1].json == answers[2].json
+    assert answers[0].json["label"] == "benign"
+    assert sum(answers[0].json["probabilities"].values()) == pytest.approx(1)
+    shown = cli("predict", finished, file).out.splitlines()
+    assert shown[0].split() == ["label", "probability"]
+    assert shown[1].startswith("benign")
+
+
+@pytest.mark.parametrize("item", ["no json", "3", '{"no such column": 1}', "[" * 3000])
+def test_what_is_no_input(cli: Cli, finished: Path, item: str) -> None:
+    answer = cli("predict", finished, item)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.count("\n") == 1
+
+
+def test_what_is_no_package(cli: Cli, finished: Path, tmp_path: Path) -> None:
+    def said(folder: Path) -> str:
+        answer = cli("predict", folder, "{}")
+        assert answer.code == 2
+        return str(answer.err)
+
+    assert "nowhere does not exist" in said(tmp_path / "nowhere")
+    assert "is not a folder" in said(finished / "result.json")
+    assert "is neither a run nor a package" in said(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("workload: digits")
+    assert "is not finished; go on with: fulldeck run RECIPE --resume" in said(tmp_path)
+    (tmp_path / "result.json").write_text('{"status": "finished"}')
+    assert "has no package; add model_packaging to the recipe" in said(tmp_path)
+
+
+def test_an_engine_that_the_package_has_no_model_for(cli: Cli, finished: Path) -> None:
+    answer = cli("predict", finished, "{}", "--engine", "torch")
+    assert answer.code == 2
+    assert "the package has no model for engine torch" in answer.err

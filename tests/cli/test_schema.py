@@ -1,0 +1,81 @@
+"""`fulldeck schema`: every good recipe validates against it, and typical mistakes do not."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from fulldeck.recipe import SHIPPED, _Reader
+from fulldeck.schema import recipe_schema
+from fulldeck.yaml_file import parse_yaml, read_yaml
+
+Cli = Callable[..., Any]
+
+EXAMPLE = """
+workload: digits
+hardware: auto
+train: {epochs: 10, batch_size: 128, seed: 0, device: auto}
+instructions:
+  - leakage_safe_splitting
+  - auto_data_augmentation: {attack: pgd, epsilon: 0.03}
+  - amp_optimizer: {dtype: bfloat16, optional: true}
+  - onnx_export
+goal: {minimize: latency_p99_ms, subject_to: ["accuracy >= baseline - 0.01"]}
+"""
+GOOD = (
+    EXAMPLE,
+    "workload: {kind: digits}",
+    "workload: {kind: table, path: adult.parquet, target: income, split: split}",
+    "workload: digits\ninstructions:\n  - onnx_export:\n",
+    "workload: digits\norder: strict\ntrain:\n",
+)
+BAD = (
+    "train: {epochs: 1}",
+    "workload: digitz",
+    "workload: {kind: table}",
+    "workload: digits\ntrain: {epoch: 1}",
+    "workload: digits\ntrain: {epochs: 0}",
+    "workload: digits\ninstructions: {onnx_export: {}}",
+    "workload: digits\ninstructions: [onnx_exprt]",
+    "workload: digits\ninstructions: [{onnx_export: {opsett: 1}}]",
+    "workload: digits\ninstructions: [{auto_data_augmentation: {epsilon: 8}}]",
+    "workload: digits\ninstructions: [{onnx_export: {}, amp_optimizer: {}}]",
+    "workload: digits\nnonsense: 1",
+)
+
+
+@pytest.fixture(scope="module")
+def validator() -> jsonschema.Draft7Validator:
+    jsonschema.Draft7Validator.check_schema(recipe_schema())
+    return jsonschema.Draft7Validator(recipe_schema())
+
+
+@pytest.mark.parametrize("text", GOOD)
+def test_good_recipes_validate(validator: jsonschema.Draft7Validator, text: str) -> None:
+    validator.validate(parse_yaml(text)[0])
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_mistakes_do_not(validator: jsonschema.Draft7Validator, text: str) -> None:
+    assert not validator.is_valid(parse_yaml(text)[0])
+
+
+def test_shipped_recipes_validate(validator: jsonschema.Draft7Validator) -> None:
+    files = [file for folder in SHIPPED for file in folder.glob("*.yaml")]
+    assert files
+    for file in files:
+        validator.validate(read_yaml(file)[0])
+
+
+def test_it_knows_the_keys_that_the_reader_knows() -> None:
+    assert set(_Reader.KEYS) <= set(recipe_schema()["properties"])
+
+
+def test_it_is_printed_or_written(cli: Cli, tmp_path: Path) -> None:
+    assert cli("schema").json == cli("schema", "--json").json == recipe_schema()
+    file = tmp_path / "fulldeck.schema.json"
+    assert f"$schema={file}" in cli("schema", "--out", file).out
+    assert json.loads(file.read_text()) == recipe_schema()

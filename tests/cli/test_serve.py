@@ -1,0 +1,62 @@
+"""`fulldeck serve`: what it says when it is ready, and what it refuses before it starts."""
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Cli = Callable[..., Any]
+
+
+def test_it_serves_until_it_is_interrupted(finished: Path) -> None:
+    words = ["serve", str(finished), "--port", "0", "--workers", "1", "--threads", "1", "--json"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fulldeck", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    ready = json.loads(process.stdout.readline())
+    with urllib.request.urlopen(f"{ready['url']}/v2/models/{ready['model']}/ready", timeout=10) as response:
+        assert response.status == 200
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_a_port_that_is_taken(cli: Cli, finished: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        answer = cli("serve", finished, "--port", port)
+    assert answer.code == 2
+    assert f"port {port} on 127.0.0.1 is taken" in answer.err
+
+
+def test_off_loopback_a_token_is_mandatory(cli: Cli, finished: Path) -> None:
+    answer = cli("serve", finished, "--host", "0.0.0.0", "--port", "0")
+    assert answer.code == 2
+    assert "set FULLDECK_TOKEN to a secret" in answer.err
+
+
+def test_one_changed_byte_is_refused(cli: Cli, finished: Path, tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    shutil.copytree(finished / "package", package)
+    file = package / "model.onnx"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    answer = cli("serve", package, "--port", "0")
+    assert answer.code == 2
+    assert "model.onnx was changed after it was packaged" in answer.err
+
+
+def test_settings_are_checked(cli: Cli, finished: Path) -> None:
+    assert "workers must be between 1 and 64, got 0" in cli("serve", finished, "--workers", "0").err
+    assert (
+        'unknown engine "onnxruntim"; did you mean onnxruntime?'
+        in cli("serve", finished, "--engine", "onnxruntim").err
+    )

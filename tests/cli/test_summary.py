@@ -1,0 +1,49 @@
+"""What a finished run shows."""
+
+import pytest
+
+from fulldeck.cli.summary import write_summary
+
+RESULT = {
+    "run": "runs/20261123-141500-digits",
+    "metrics": {"test": {"accuracy": 0.99}},
+    "instructions": [
+        {
+            "name": "onnx_export",
+            "number": 32,
+            "status": "applied",
+            "changes": {
+                "latency_ms": {"before": 1.0, "after": 0.1},
+                "accuracy": {"before": 0.99, "after": 0.99},
+                "agreement": {"after": 1.0},
+            },
+        },
+        {"name": "amp_optimizer", "number": 18, "status": "skipped", "reason": "no bfloat16", "changes": {}},
+    ],
+    "artifacts": [{"path": "artifacts/model.onnx", "kind": "onnx", "bytes": 301_000, "precision": "fp32"}],
+    "rehearsal": {"requests": 100, "agreement": 1.0, "latency_ms": {"p50": 1.2, "p99": 2.0}},
+}
+
+
+def test_everything_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    write_summary(RESULT)
+    shown = capsys.readouterr().out
+    for text in (
+        "32  onnx_export",
+        "latency 1 ms -> 0.1 ms (0.1x)",
+        "agreement 1",
+        "skipped: no bfloat16",
+        "test: accuracy 0.99",
+        "artifacts/model.onnx: fp32 onnx, 301 kB",
+        "100 requests to a real server, 100.0% equal answers, p50 1.20 ms, p99 2.00 ms",
+        "\nfulldeck serve runs/20261123-141500-digits\n",
+        "\nfulldeck predict runs/20261123-141500-digits INPUT\n",
+    ):
+        assert text in shown
+    assert "accuracy 0.99 -> 0.99" not in shown, "what did not change is left out"
+
+
+def test_without_a_package_it_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    write_summary(RESULT | {"rehearsal": None})
+    assert "fulldeck show model_packaging" in capsys.readouterr().out
