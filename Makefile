@@ -22,14 +22,14 @@ check: $(READY)  ## Lint, format, types, import rules, generated files (under a 
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -m fulldeck.catalogue --check
+	$(BIN)/python -m fulldeck.generate --check
 
 bench: $(READY)  ## Overhead of the loop, beside other trainers; more in benchmarks/
 	$(BIN)/pip install --quiet --constraint constraints.txt --group bench
 	$(BIN)/python benchmarks/loop_overhead.py
 
 generated: $(READY)  ## Write the files that are generated from the code
-	$(BIN)/python -m fulldeck.catalogue
+	$(BIN)/python -m fulldeck.generate
 
 new: $(READY)  ## Scaffold a plugin: make new NAME=my_instruction
 	$(BIN)/fulldeck new $(NAME)

@@ -8,18 +8,10 @@ from pathlib import Path
 import pytest
 
 import fulldeck
-from fulldeck import catalogue as module
-from fulldeck.catalogue import (
-    GROUP,
-    built_in,
-    catalogue,
-    describe,
-    discover,
-    generate,
-    generated,
-    with_plugins,
-)
+from fulldeck import generate as module
+from fulldeck.catalogue import GROUP, built_in, catalogue, describe, with_plugins
 from fulldeck.errors import BadInput
+from fulldeck.generate import discover, generate, generated
 
 
 def plugin(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: object) -> EntryPoint:
@@ -45,7 +37,7 @@ def plugin(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: object) -> 
 
 def test_the_generated_files_are_fresh() -> None:
     stale = [path for path, text in generated().items() if path.read_text() != text]
-    assert not stale, "run: python -m fulldeck.catalogue"
+    assert not stale, "run: python -m fulldeck.generate"
 
 
 def test_every_instruction_is_found_by_its_file() -> None:
@@ -133,6 +125,6 @@ def test_check_says_what_is_stale(
 ) -> None:
     monkeypatch.setattr(module, "generated", lambda: {tmp_path / "catalogue.json": "{}"})
     assert module.main(["--check"]) == 1
-    assert "is stale; regenerate it with: python -m fulldeck.catalogue" in capsys.readouterr().err
+    assert "is stale; regenerate it with: python -m fulldeck.generate" in capsys.readouterr().err
     assert module.main([]) == 0
     assert module.main(["--check"]) == 0

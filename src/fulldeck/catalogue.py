@@ -1,6 +1,6 @@
 """The catalogue: what instructions there are, read without importing any of them.
 
-`catalogue.json` beside this file is generated from the code (`python -m fulldeck.catalogue`); the tests
+`catalogue.json` beside this file is generated from the code (`python -m fulldeck.generate`); the tests
 say when it is stale. Third-party instructions come by the entry-point group `fulldeck.instructions`: from
 a `catalogue.json` in their package, or, where there is none, by importing them.
 """
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fulldeck.errors import BadInput, closest
-from fulldeck.files import write_text
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 FILE = Path(__file__).with_name("catalogue.json")
 GROUP = "fulldeck.instructions"
 FIRST_PLUGIN_NUMBER = 100
-_HINT = "regenerate it with: python -m fulldeck.catalogue"
+REGENERATE = "regenerate it with: python -m fulldeck.generate"
 
 
 @dataclass(frozen=True)
@@ -172,112 +171,22 @@ def describe(cls: type[Instruction]) -> Entry:
         repeatable=card.repeatable,
         recipe_key=card.recipe_key,
         evidence=asdict(card.evidence),
-        parameters=_properties(cls),
+        parameters=parameters_of(cls),
         doc=inspect.cleandoc(module.__doc__ or ""),
     )
 
 
 def _entry(value: Mapping[str, Any]) -> Entry:
     if missing := [field.name for field in fields(Entry) if field.name not in value]:
-        raise ValueError(f"its catalogue.json lacks {missing[0]}; {_HINT} PACKAGE")
+        raise ValueError(f"its catalogue.json lacks {missing[0]}; {REGENERATE} PACKAGE")
     values: dict[str, Any] = {field.name: value[field.name] for field in fields(Entry)}
     values |= {name: tuple(item) for name, item in values.items() if isinstance(item, list)}
     return Entry(**values)
 
 
-def discover(package: str = "fulldeck.instructions") -> list[type[Instruction]]:
-    """Import every instruction below `package`: the class named like its file, in CamelCase."""
-    from fulldeck.instruction import Instruction
-
-    root = Path(str(importlib.import_module(package).__file__)).parent
-    classes = []
-    for path in sorted((*root.rglob("*.py"),)):
-        parts = path.relative_to(root).with_suffix("").parts
-        if parts[-1] == "__init__":
-            parts = parts[:-1]
-        if not parts:
-            continue
-        name = "".join(word.capitalize() for word in parts[-1].split("_"))
-        cls = getattr(importlib.import_module(".".join((package, *parts))), name, None)
-        if inspect.isclass(cls) and issubclass(cls, Instruction) and hasattr(cls, "card"):
-            classes.append(cls)
-    return sorted(classes, key=lambda cls: cls.card.number)
-
-
-def generate(classes: list[type[Instruction]]) -> dict[str, Any]:
-    """The content of `catalogue.json` for `classes`.
-
-    Raises ValueError if two of them have the same number or name, or share a function's name.
-    """
-    seen: dict[str | int, str] = {}
-    entries = [describe(cls) for cls in classes]
-    for entry in entries:
-        keys: list[str | int] = [entry.name, entry.number, *entry.functions]
-        for key in keys:
-            if key in seen:
-                raise ValueError(f"{key} is taken twice: by {seen[key]} and {entry.module}")
-            seen[key] = entry.module
-    return {"instructions": [asdict(entry) for entry in entries]}
-
-
-def generated(package: str = "fulldeck.instructions") -> dict[Path, str]:
-    """What is generated from the code of `package`: path to text.
-
-    For fulldeck itself that is also what a recipe may hold besides instructions (for `fulldeck schema`),
-    and the stub by which editors and type checkers know the package's lazy names.
-    """
-    folder = Path(str(importlib.import_module(package.split(".")[0]).__file__)).parent
-    content = generate(discover(package))
-    texts = {}
-    if folder == FILE.parent:
-        content |= _recipe_sections()
-        texts[folder / "__init__.pyi"] = _stub(content["instructions"])
-    return {folder / FILE.name: json.dumps(content, indent=1) + "\n"} | texts
-
-
-def _recipe_sections() -> dict[str, Any]:
-    from fulldeck.recipe import Goal, Train
-    from fulldeck.workloads import WORKLOADS, workload_class
-
-    workloads = {}
-    for name in WORKLOADS:
-        cls = workload_class(name)
-        title = inspect.cleandoc(sys.modules[cls.__module__].__doc__ or "").partition("\n")[0]
-        workloads[name] = {"title": title, "parameters": _properties(cls)}
-    return {"workloads": workloads, "train": _properties(Train), "goal": _properties(Goal)}
-
-
-def _properties(cls: type[BaseModel]) -> dict[str, Any]:
+def parameters_of(cls: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of each field of a description, by name."""
     return {
         name: {key: value for key, value in definition.items() if key != "title"}
         for name, definition in cls.model_json_schema().get("properties", {}).items()
     }
-
-
-def _stub(instructions: list[dict[str, Any]]) -> str:
-    from fulldeck import NAMES
-
-    names = {name: f"fulldeck.{module}" for name, module in NAMES.items()}
-    for value in instructions:
-        names |= dict.fromkeys((value["class_name"], *value["functions"]), value["module"])
-    lines = [f"from {module} import {name} as {name}" for name, module in names.items()]
-    head = ["# Generated by: python -m fulldeck.catalogue", "# ruff: noqa", *sorted(lines)]
-    return "\n".join([*head, "", "__version__: str", "NAMES: dict[str, str]", ""])
-
-
-def main(arguments: list[str]) -> int:
-    """`python -m fulldeck.catalogue [--check] [PACKAGE]`: write, or compare, what is generated."""
-    check = "--check" in arguments
-    packages = [argument for argument in arguments if argument != "--check"]
-    stale = []
-    for file, text in generated(*packages[:1]).items():
-        if not check:
-            write_text(file, text)
-        elif not file.is_file() or file.read_text() != text:
-            stale.append(file)
-            sys.stderr.write(f"{file} is stale; {_HINT}\n")
-    return 1 if stale else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

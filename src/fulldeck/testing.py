@@ -58,7 +58,7 @@ class InstructionContract:
         found = catalogue()
         assert name not in found.broken, found.broken[name]
         assert name in found.entries, f"install the plugin that holds {name}: pip install -e ."
-        remedy = f"python -m fulldeck.catalogue {self.instruction.__module__.split('.')[0]}"
+        remedy = f"python -m fulldeck.generate {self.instruction.__module__.split('.')[0]}"
         assert found.entries[name] == describe(self.instruction), f"catalogue.json is stale; run: {remedy}"
 
     def test_its_number_is_its_own(self) -> None:

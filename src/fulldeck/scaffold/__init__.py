@@ -11,9 +11,10 @@ import tempfile
 from pathlib import Path
 from string import Template
 
-from fulldeck.catalogue import FIRST_PLUGIN_NUMBER, catalogue, generated
+from fulldeck.catalogue import FIRST_PLUGIN_NUMBER, catalogue
 from fulldeck.errors import BadInput, closest
 from fulldeck.files import write_text
+from fulldeck.generate import generated
 from fulldeck.instruction import snake_case
 
 TEMPLATES = Path(__file__).parent / "templates"
