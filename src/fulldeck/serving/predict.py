@@ -13,7 +13,7 @@ from fulldeck.errors import BadInput
 from fulldeck.package import ServiceFile
 from fulldeck.serving.http import Refusal, Request, Response
 from fulldeck.serving.multipart import form_files
-from fulldeck.serving.protocol import parse_json, to_json
+from fulldeck.serving.protocol import finite, parse_json, to_json
 from fulldeck.serving.queue import JobQueue
 from fulldeck.serving.wire import Array, Tensors
 
@@ -52,7 +52,7 @@ class Prediction:
         else:
             several, inputs = await self._encode_in_thread(request)
         outputs = await self._queue.run(inputs)
-        predictions = describe(self._service, outputs[self._service.outputs[0].name])
+        predictions = describe(self._service, finite(outputs[self._service.outputs[0].name]))
         return Response(200, to_json({"predictions": predictions} if several else predictions[0]))
 
     def close(self) -> None:
