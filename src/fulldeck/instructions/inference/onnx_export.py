@@ -97,7 +97,7 @@ class Export:
 def export_onnx(
     model: nn.Module,
     example: Tensor | Mapping[str, Tensor | Array],
-    path: Path,
+    path: Path | str,
     *,
     opset: int = 20,
     max_difference: float = 1e-4,
@@ -113,6 +113,7 @@ def export_onnx(
     file's outputs differ from the model's by more than `max_difference` times the largest output (at least
     1); nothing is written then.
     """
+    path = Path(path)
     tensors = {"input": example} if isinstance(example, Tensor) else dict(example)
     inputs = {name: np.asarray(torch.as_tensor(value).cpu()) for name, value in tensors.items()}
     module = copy.deepcopy(model).cpu().eval()

@@ -117,8 +117,8 @@ class PostTrainingQuantization(Instruction):
 
 
 def quantize_onnx(
-    path: Path,
-    out: Path,
+    path: Path | str,
+    out: Path | str,
     calibration: Mapping[str, Array] | None = None,
     *,
     mode: Mode = "static",
@@ -142,9 +142,10 @@ def quantize_onnx(
     )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    out = Path(out)
     with tempfile.TemporaryDirectory() as name, _quiet():
         prepared, quantised = Path(name) / "prepared.onnx", Path(name) / "quantised.onnx"
-        quant_pre_process(path, prepared, skip_symbolic_shape=True)
+        quant_pre_process(Path(path), prepared, skip_symbolic_shape=True)
         if mode == "dynamic":
             quantize_dynamic(prepared, quantised, per_channel=True, weight_type=QuantType.QInt8)
         else:
