@@ -1,7 +1,8 @@
 """Write what is generated from the code: `python -m fulldeck.generate [--check] [PACKAGE]`.
 
-For a plugin that is its `catalogue.json`; for fulldeck itself also the other sections of a recipe and the
-stub of its lazy names, and in a checkout the table in the README. With `--check` nothing is written, and what is stale is named.
+For a plugin that is its `catalogue.json`; for fulldeck itself also the other sections of a recipe, the
+stub of its lazy names, and in a checkout the table in the README. With `--check` nothing is written, and
+what is stale is named.
 """
 
 from __future__ import annotations
