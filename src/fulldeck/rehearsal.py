@@ -129,5 +129,8 @@ def _address(process: subprocess.Popen[str]) -> str:
         raise RunFailed(
             f"the rehearsal's server did not start: {reason[-1] if reason else 'no word from it'}"
         )
-    address: str = json.loads(line)["url"]
+    said = json.loads(line)
+    if "error" in said:
+        raise RunFailed(f"the rehearsal's server did not start: {said['error']}")
+    address: str = said["url"]
     return address

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 Cli = Callable[..., Any]
 
 
@@ -27,3 +29,12 @@ def test_what_is_optional_is_said_to_be_skipped(cli: Cli, recipe: Callable[[str]
 
 def test_the_shipped_recipe_can_be_planned(cli: Cli) -> None:
     assert cli("plan", "digits").code == 0
+
+
+def test_a_users_factory_is_not_imported(
+    cli: Cli, recipe: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "users_own.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = recipe("workload: {kind: python, factory: 'users_own:make'}\ninstructions: [onnx_export]\n")
+    assert cli("plan", path).code == 0

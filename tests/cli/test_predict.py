@@ -8,6 +8,11 @@ from typing import Any
 import pytest
 from sklearn.datasets import load_breast_cancer
 
+from fulldeck.cli.predict import read_item
+from fulldeck.encoders.image import ImageEncoder
+from fulldeck.encoders.tensor import TensorEncoder
+from fulldeck.errors import BadInput
+
 Cli = Callable[..., Any]
 
 
@@ -65,3 +70,15 @@ def test_an_engine_that_the_package_has_no_model_for(cli: Cli, finished: Path) -
     answer = cli("predict", finished, "{}", "--engine", "torch")
     assert answer.code == 2
     assert "the package has no model for engine torch" in answer.err
+
+
+def test_what_input_means_for_each_kind_of_model(tmp_path: Path) -> None:
+    file = tmp_path / "item"
+    file.write_text("[[1, 2]]")
+    image, tensor = ImageEncoder(1, 1, 2), TensorEncoder((1, 2))
+    assert read_item(image, str(file)) == b"[[1, 2]]", "a file is an image's"
+    assert read_item(image, "[[1, 2]]") == read_item(tensor, str(file)) == [[1, 2]]
+    with pytest.raises(BadInput, match=r"photo\.png does not exist; INPUT is an image file"):
+        read_item(image, "photo.png")
+    with pytest.raises(BadInput, match="INPUT must be a JSON list"):
+        read_item(tensor, "1, 2")

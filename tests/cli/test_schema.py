@@ -29,6 +29,9 @@ GOOD = (
     EXAMPLE,
     "workload: {kind: digits}",
     "workload: {kind: table, path: adult.parquet, target: income, split: split}",
+    "workload: {kind: images, path: cifar10.parquet, image: jpeg, label: label, split: split}",
+    "workload: {kind: text, path: sst2.parquet, text: text, label: label, split: split}",
+    'workload: {kind: python, factory: "package.module:function"}',
     "workload: digits\ninstructions:\n  - onnx_export:\n",
     "workload: digits\norder: strict\ntrain:\n",
 )

@@ -30,11 +30,11 @@ def write_json(value: Any) -> None:
 
 
 def write_error(message: str, code: int, *, as_json: bool) -> int:
-    """Each line of `message` as an error on standard error; return `code`."""
+    """Each line of `message` as an error on standard error (and, `as_json`, one document); return `code`."""
     for line in message.splitlines():
         typer.echo(f"error: {line}", err=True)
     if as_json:
-        write_json({"error": message, "exit_code": code})
+        typer.echo(json.dumps({"error": message, "exit_code": code}))
     return code
 
 

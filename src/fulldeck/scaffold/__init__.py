@@ -14,7 +14,6 @@ from string import Template
 from fulldeck.catalogue import FIRST_PLUGIN_NUMBER, catalogue
 from fulldeck.errors import BadInput, closest
 from fulldeck.files import write_text
-from fulldeck.generate import generated
 from fulldeck.instruction import snake_case
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -121,6 +120,8 @@ def _filled(template: str, words: dict[str, str]) -> str:
 
 
 def _write_catalogue(source: Path, package: str) -> None:
+    from fulldeck.generate import generated
+
     sys.path.insert(0, str(source))
     importlib.invalidate_caches()
     try:
