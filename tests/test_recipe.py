@@ -69,7 +69,7 @@ def test_shipped_recipes_are_found_by_name() -> None:
             "workload: digits\ninstructions: {onnx_export: {}}\n",
             "instructions must be a list: begin each with a dash",
         ),
-        ("workload: {path: x.csv}\n", "workload needs a kind; there is digits"),
+        ("workload: {path: x.csv}\n", "workload needs a kind; there is breast_cancer"),
         (HEAD + "  - onnx_export: {optional: 3}\n", "onnx_export.optional must be true or false, got 3"),
         ("- digits\n", "a recipe is a mapping that begins with workload: (recipe.yaml:1)"),
         ("workload: digits\nhardware: tpu\n", "hardware must be auto, got 'tpu' (recipe.yaml:2)"),

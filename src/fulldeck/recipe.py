@@ -255,9 +255,17 @@ class _Reader:
             return None
 
     def _beside_recipe(self, value: str | dict[str, Any]) -> str | dict[str, Any]:
-        """A relative data path is meant from where the command runs, else from the recipe's folder."""
-        if isinstance(value, dict) and isinstance(path := value.get("path"), str):
-            beside = Path(self.file).parent / path
+        """A relative path is meant from where the command runs, else from the recipe's folder.
+
+        A user's code is looked for in that folder too.
+        """
+        if not isinstance(value, dict):
+            return value
+        folder = Path(self.file).parent
+        if value.get("kind") == "python" and "path" not in value:
+            return value | {"path": str(folder)}
+        if isinstance(path := value.get("path"), str):
+            beside = folder / path
             if not Path(path).exists() and beside.exists():
                 return value | {"path": str(beside)}
         return value

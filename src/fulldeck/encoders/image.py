@@ -19,8 +19,8 @@ MAX_PIXELS = 64_000_000
 """Largest image that is decoded, in pixels; a few kilobytes can unpack to far more."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are tried. Others that Pillow knows are rare, and one of them (EPS) runs a program."""
-# Pillow warns at a higher number of pixels than we refuse.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Pillow warns of what we refuse, or can read all the same; catch_warnings is not safe in threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from fulldeck.errors import BadInput, closest
 
 MAX_BYTES = 8 * 2**30
 """Most bytes that a file may unpack to; a few kilobytes can unpack to far more."""
+
+FAILURES = (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, NotImplementedError, RuntimeError)
+"""What reading a damaged file raises."""
 
 
 class ArrayFile:
@@ -30,16 +34,9 @@ class ArrayFile:
                 self._check(archive)
             with np.load(path, allow_pickle=False) as arrays:
                 self.names: tuple[str, ...] = tuple(arrays.files)
-        except (
-            zipfile.BadZipFile,
-            ValueError,
-            OSError,
-            EOFError,
-            NotImplementedError,
-            RuntimeError,
-        ) as error:
-            if isinstance(error, BadInput):
-                raise
+        except BadInput:
+            raise
+        except FAILURES as error:
             raise BadInput(f"{path} is not a readable .npz file: {_first_line(error)}") from error
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
@@ -50,7 +47,7 @@ class ArrayFile:
         try:
             with np.load(self.path, allow_pickle=False) as arrays:
                 array: npt.NDArray[Any] = arrays[name]
-        except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+        except FAILURES as error:
             raise BadInput(f'array "{name}" of {self.path} cannot be read: {_first_line(error)}') from error
         return array
 

@@ -1,0 +1,27 @@
+import sys
+
+import polars as pl
+import pytest
+
+from fulldeck.errors import BadInput
+from fulldeck.sources.column_file import ColumnFile, array
+
+
+def test_without_polars_the_exact_line_to_type_is_said(tmp_path, monkeypatch):
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n")
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(BadInput, match=r'polars is not installed: pip install "fulldeck\[files\]"'):
+        ColumnFile(str(tmp_path / "a.csv"))
+
+
+def test_dates_become_seconds_and_gaps_none():
+    dates = pl.Series(["1970-01-02", "1970-01-03"]).str.to_date()
+    assert array(dates).tolist() == [86400.0, 172800.0]
+    assert array(pl.Series([1, None])).tolist() == [1, None]
+
+
+def test_many_columns_are_not_all_listed(tmp_path):
+    path = tmp_path / "wide.parquet"
+    pl.DataFrame({f"c{i}": [1] for i in range(100)}).write_parquet(path)
+    with pytest.raises(BadInput, match="c19 and 80 more"):
+        ColumnFile(str(path)).named("zzz")
