@@ -30,7 +30,7 @@ def command(
 
     if built_in:
         folder, files = write_built_in(name, stage, into, number)
-        steps = ["python -m fulldeck.generate", f"pytest {files[1]}"]
+        steps = [f"ruff check --fix {files[1]}", "python -m fulldeck.generate", f"pytest {files[1]}"]
     else:
         folder, files = write_plugin(name, stage, into, number)
         steps = [f"pip install -e {folder}", f"pytest {folder}", f"fulldeck show {name}"]
