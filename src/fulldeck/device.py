@@ -1,6 +1,8 @@
-"""The device to work on."""
+"""The device to work on, and how many processor cores."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 
@@ -20,3 +22,15 @@ def pick_device(name: str = "auto") -> torch.device:
         there = f"cpu and {accelerator.type}" if accelerator else "only cpu"
         raise BadInput(f'device "{name}" is not here; there is {there}')
     return device
+
+
+def cpu_threads() -> int:
+    """OMP_NUM_THREADS if it is set, else the cores that this process may use.
+
+    Not what torch says at the moment: results depend on the number of threads in their last bits, so it must
+    not depend on what else ran in this process.
+    """
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdigit() and int(wanted):
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -28,7 +28,7 @@ import torch
 
 from fulldeck.candidate import Candidate
 from fulldeck.data import Data
-from fulldeck.device import pick_device
+from fulldeck.device import cpu_threads, pick_device
 from fulldeck.errors import BadInput, CannotAct, RunFailed
 from fulldeck.files import write_json
 from fulldeck.gate import breaches, changes, measure, scores
@@ -172,7 +172,7 @@ class _Execution:
 
     def execute(self) -> None:
         """The pipeline."""
-        torch.set_num_threads(self.settings.get("threads") or torch.get_num_threads())
+        torch.set_num_threads(self.settings.get("threads") or cpu_threads())
         with self._stage("load"):
             data = self.workload.load()
         with self._stage("prepare"):
