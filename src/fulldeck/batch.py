@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
+import torch
 from torch import Tensor, nn
 
 Tensors = Tensor | dict[str, Tensor]
@@ -59,8 +60,12 @@ def call(model: nn.Module, inputs: Tensors) -> Any:
     return model(**inputs) if isinstance(inputs, dict) else model(inputs)
 
 
-def to_device(inputs: Tensors, device: Any) -> Tensors:
+@overload
+def to_device(inputs: Tensor, device: torch.device) -> Tensor: ...
+@overload
+def to_device(inputs: Tensors, device: torch.device) -> Tensors: ...
+def to_device(inputs: Tensors, device: torch.device) -> Tensors:
     """The same inputs on `device`, copied without waiting where the memory is pinned."""
     if isinstance(inputs, Tensor):
-        return inputs.to(device, non_blocking=True)
+        return inputs if inputs.device == device else inputs.to(device, non_blocking=True)
     return {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
