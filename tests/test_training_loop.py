@@ -67,7 +67,9 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 
 def close(one: nn.Module, other: nn.Module) -> bool:
-    return all(torch.allclose(a, b, atol=1e-5) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    return all(
+        torch.allclose(a, b, atol=1e-5) for a, b in zip(one.parameters(), other.parameters(), strict=True)
+    )
 
 
 def test_it_learns_and_tells_how() -> None:
@@ -389,7 +391,9 @@ def test_a_users_own_shuffling_loader_resumes_too(tmp_path: Path, step: int) -> 
     def loop(**options: Any) -> TrainingLoop:
         data = torch.utils.data.TensorDataset(INPUTS, TARGETS)
         batches = torch.utils.data.DataLoader(data, batch_size=32, shuffle=True)
-        return TrainingLoop(network(0.2), batches, nn.functional.cross_entropy, epochs=2, device="cpu", **options)
+        return TrainingLoop(
+            network(0.2), batches, nn.functional.cross_entropy, epochs=2, device="cpu", **options
+        )
 
     expected = loop().fit()
     interrupt(loop(checkpoints=tmp_path, checkpoint_every=1), step)
