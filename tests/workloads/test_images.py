@@ -171,6 +171,12 @@ def test_arrays_named_in_the_recipe(arrays):
     assert (len(data.train), len(data.test)) == (3, 1)
 
 
+def test_an_array_of_splits_is_found_by_its_name_and_that_is_said(arrays):
+    data = images(arrays(x=X, y=Y, split=np.array(["train", "train", "train", "test"]))).load()
+    assert (len(data.train), len(data.test)) == (3, 1)
+    assert {"image: x, by name", "label: y, by name", "split: split, by name"} <= set(data.notes)
+
+
 def test_colour_shares_and_size(arrays):
     shares = np.random.default_rng(0).random((4, 6, 6, 3))
     data = images(arrays(x=shares, y=Y), size=12).load()

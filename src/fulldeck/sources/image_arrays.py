@@ -53,6 +53,10 @@ def load_arrays(workload: Images, path: Path) -> Data:
         everything = resize_all(everything, workload.size)
     _, channels, height, width = everything.shape
     notes.append(f"images: {'grey' if channels == 1 else 'RGB'}, {width} x {height} pixels")
+    if WHOLE in images:
+        words = _split(workload, file, len(everything), notes)
+    else:
+        words = np.repeat(list(images), [len(part) for part in parts])
     examples = Examples(
         everything,
         classes.targets,
@@ -62,10 +66,6 @@ def load_arrays(workload: Images, path: Path) -> Data:
     data = Data(
         workload.name, "image", "classification", examples, classes=classes.classes, notes=tuple(notes)
     )
-    if WHOLE in images:
-        words = _split(workload, file, len(everything), notes)
-    else:
-        words = np.repeat(list(images), [len(part) for part in parts])
     places = None if words is None else split_places(words, f"split of {path}")
     return divide(data, places, workload.max_train)
 
