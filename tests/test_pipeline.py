@@ -27,7 +27,7 @@ from fulldeck.service import Service
 from fulldeck.training_loop import TrainingLoop
 
 EVIDENCE = Evidence(workload="digits", metric="accuracy", expect=">= +0.0")
-QUICK: dict[str, Any] = {"max_steps": 4, "device": "cpu"}
+QUICK: dict[str, Any] = {"max_steps": 4, "device": "cpu", "threads": 1}
 
 
 @instruction(921, stage="extensions", evidence=EVIDENCE)
@@ -128,13 +128,13 @@ def test_the_run_folder_has_what_was_promised(tmp_path: Path) -> None:
 
 def test_a_conversion_that_goes_wrong_stops_the_run_with_the_figures(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"spoils broke its tolerance: accuracy went from 0\.\d+ to 0\.\d+"):
-        run("digits", [Spoils()], out=tmp_path, max_steps=40, device="cpu")
+        run("digits", [Spoils()], out=tmp_path, max_steps=40, device="cpu", threads=1)
     assert json.loads((only(tmp_path) / "result.json").read_text())["status"] == "failed"
 
 
 def test_the_recipe_may_accept_what_breaks_a_tolerance(tmp_path: Path) -> None:
     recipe = replace(
-        make_recipe("digits", train={"max_steps": 40}), entries=(Entry(Spoils(), tolerate=True),)
+        make_recipe("digits", train={"max_steps": 40, "threads": 1}), entries=(Entry(Spoils(), tolerate=True),)
     )
     result = run(recipe, out=tmp_path)
     assert any("spoils broke its tolerance" in note for note in result["notes"])
@@ -149,7 +149,7 @@ def test_an_instruction_that_cannot_act_is_told_and_leaves_no_folder(tmp_path: P
 
 
 def test_an_optional_one_is_skipped_and_named(tmp_path: Path) -> None:
-    recipe = replace(make_recipe("digits", train={"max_steps": 4}), entries=(Entry(Cannot(), optional=True),))
+    recipe = replace(make_recipe("digits", train={"max_steps": 4, "threads": 1}), entries=(Entry(Cannot(), optional=True),))
     result = run(recipe, out=tmp_path)
     assert result["instructions"][0]["status"] == "skipped"
     assert "cannot was skipped: the model has no repeated blocks" in result["notes"]
@@ -163,7 +163,7 @@ def test_a_nan_loss_stops_the_run_and_is_written_down(tmp_path: Path) -> None:
 
 RECIPE = """
 workload: digits
-train: {epochs: 3, device: cpu, checkpoint_every: 5}
+train: {epochs: 3, batch_size: 256, device: cpu, threads: 1, checkpoint_every: 5}
 instructions:
   - lr_scheduler
   - weight_averaging
