@@ -38,6 +38,8 @@ class Part:
     """Number of samples (or tokens) of the part."""
     share: float = 1.0
     """`weight` as a share of the whole batch's."""
+    start: int = 0
+    """Where the part begins in the batch, in samples."""
     outputs: Any = None
     loss: Tensor | None = None
     terms: list[Tensor] = field(default_factory=list)
@@ -51,7 +53,7 @@ def split_batch(batch: Batch, size: int, weigh: Callable[[Tensor], float] = len)
         inputs = batch.inputs
         some = inputs[chosen] if isinstance(inputs, Tensor) else {k: v[chosen] for k, v in inputs.items()}
         targets = batch.targets[chosen]
-        parts.append(Part(some, targets, weigh(targets)))
+        parts.append(Part(some, targets, weigh(targets), start=start))
     return parts
 
 

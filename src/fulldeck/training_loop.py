@@ -29,6 +29,7 @@ from fulldeck.errors import RunFailed
 from fulldeck.hooks import Hooks
 from fulldeck.instruction import labels
 from fulldeck.loader import Loader, as_loader
+from fulldeck.loss_log import LossLog
 from fulldeck.random_state import seed_all
 from fulldeck.step_clock import BACKWARD, DATA, FORWARD, INSTRUCTIONS, OPTIMIZER, TRANSFER, StepClock
 from fulldeck.training_state import restore_training_state, training_state
@@ -36,9 +37,6 @@ from fulldeck.training_state import restore_training_state, training_state
 if TYPE_CHECKING:
     from fulldeck.data import Data
     from fulldeck.instruction import Instruction
-
-FINITE_EVERY = 50
-"""On an accelerator the loss is looked at once in this many steps: each look waits for the device."""
 
 
 class TrainingLoop:
@@ -118,8 +116,7 @@ class TrainingLoop:
         self._surgeries: dict[str, Callable[[nn.Module], object]] = {}
         self.surgeries_done: list[str] = []
         self._stop_wanted: str | None = None
-        self.losses: list[float] = []
-        self._unread_losses: list[Tensor] = []
+        self.losses = LossLog(self.device)
         self.model.to(self.device)
 
         attached = list(instructions)
@@ -283,7 +280,9 @@ class TrainingLoop:
                 self.skipped[reason] = self.skipped.get(reason, 0) + 1
                 clock[INSTRUCTIONS] += now() - computed
                 return
-        self._note_loss()
+        assert self.last_loss is not None
+        if not self.losses.add(self.last_loss):
+            self._fail_for_loss()
         decided = now()
         self._phase_apply(batch)
         stepped = now()
@@ -347,8 +346,9 @@ class TrainingLoop:
         return split_batch(batch, size, self.weigh)
 
     def _end_epoch(self) -> None:
-        self._read_losses()
-        values: dict[str, float] = {"loss": sum(self.losses) / max(len(self.losses), 1)}
+        if not self.losses.read():
+            self._fail_for_loss()
+        values = {"loss": self.losses.mean()}
         if self.validation is not None:
             values |= {f"validation_{name}": value for name, value in self.evaluate(self.validation).items()}
             self._hooks.fire("evaluation", values)
@@ -367,7 +367,7 @@ class TrainingLoop:
             self._consider_stopping()
         self.epoch += 1
         self.step_in_epoch = 0
-        self.losses = []
+        self.losses.clear()
         self.clock.reset()
         if self.checkpoints is not None:
             self.save()
@@ -377,26 +377,6 @@ class TrainingLoop:
         refusals = [refusal for handler in self._hooks.handlers["stopping"] if (refusal := handler(reason))]
         if not refusals:
             self.stopped = reason
-
-    def _note_loss(self) -> None:
-        assert self.last_loss is not None
-        if self.device.type != "cpu":
-            self._unread_losses.append(self.last_loss.detach())
-            if len(self._unread_losses) >= FINITE_EVERY:
-                self._read_losses()
-            return
-        loss = self.last_loss.item()
-        self.losses.append(loss)
-        if not math.isfinite(loss):
-            self._fail_for_loss()
-
-    def _read_losses(self) -> None:
-        if self._unread_losses:
-            losses = torch.stack(self._unread_losses).float().tolist()
-            self._unread_losses.clear()
-            self.losses += losses
-            if not all(map(math.isfinite, losses)):
-                self._fail_for_loss()
 
     def _fail_for_loss(self) -> None:
         raise RunFailed(
@@ -435,7 +415,8 @@ class TrainingLoop:
     def save(self) -> None:
         """Write the whole state of training; it loads completely or is the previous one."""
         assert self.checkpoint_path is not None
-        self._read_losses()
+        if not self.losses.read():
+            self._fail_for_loss()
         state = training_state(self)
         self._hooks.fire("checkpoint", state)
         save_checkpoint(self.checkpoint_path, state)

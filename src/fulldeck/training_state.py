@@ -23,7 +23,7 @@ def training_state(loop: TrainingLoop) -> dict[str, Any]:
         "surgeries": list(loop.surgeries_done),
         "loader": loop.loader.state_dict() if hasattr(loop.loader, "state_dict") else None,
         "random": random_state(),
-        "losses": list(loop.losses),
+        "losses": list(loop.losses.values),
         "clock": loop.clock.state_dict(),
         "reported": loop.reported,
         **{name: getattr(loop, name) for name in _COUNTERS},
@@ -51,7 +51,7 @@ def restore_training_state(loop: TrainingLoop, state: dict[str, Any]) -> None:
         loop.states[label].load_state_dict(saved)
     if state["loader"] is not None:
         loop.loader.load_state_dict(state["loader"])  # type: ignore[attr-defined]
-    loop.losses = list(state["losses"])
+    loop.losses.values = list(state["losses"])
     loop.clock.load_state_dict(state["clock"])
     for label, figures in state["reported"].items():
         # Instructions hold on to their own dict of figures, so it is filled, not replaced.
