@@ -134,7 +134,8 @@ def test_a_conversion_that_goes_wrong_stops_the_run_with_the_figures(tmp_path: P
 
 def test_the_recipe_may_accept_what_breaks_a_tolerance(tmp_path: Path) -> None:
     recipe = replace(
-        make_recipe("digits", train={"max_steps": 40, "threads": 1}), entries=(Entry(Spoils(), tolerate=True),)
+        make_recipe("digits", train={"max_steps": 40, "threads": 1}),
+        entries=(Entry(Spoils(), tolerate=True),),
     )
     result = run(recipe, out=tmp_path)
     assert any("spoils broke its tolerance" in note for note in result["notes"])
@@ -149,7 +150,7 @@ def test_an_instruction_that_cannot_act_is_told_and_leaves_no_folder(tmp_path: P
 
 
 def test_an_optional_one_is_skipped_and_named(tmp_path: Path) -> None:
-    recipe = replace(make_recipe("digits", train={"max_steps": 4, "threads": 1}), entries=(Entry(Cannot(), optional=True),))
+    recipe = replace(make_recipe("digits", train=QUICK), entries=(Entry(Cannot(), optional=True),))
     result = run(recipe, out=tmp_path)
     assert result["instructions"][0]["status"] == "skipped"
     assert "cannot was skipped: the model has no repeated blocks" in result["notes"]

@@ -272,6 +272,28 @@ def test_counting_does_not_change_the_numbers():
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+def test_plain_attention_is_the_same_attention():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mix, self.head = nn.Linear(18, 24), nn.Linear(8, 2)
+
+        def forward(self, x):
+            query, key, value = self.mix(x.reshape(len(x), 1, 6, 18)).chunk(3, dim=3)
+            return self.head(nn.functional.scaled_dot_product_attention(query, key, value).mean((1, 2)))
+
+    def losses(**parameters):
+        torch.manual_seed(0)
+        training = loop(AmpOptimizer(dtype="bfloat16", **parameters), net=Attention(), epochs=2)
+        training.fit()
+        return [epoch["loss"] for epoch in training.history], training.reported["amp_optimizer"]
+
+    (fused, share), (plain, plain_share) = losses(), losses(attention="plain")
+    assert plain == pytest.approx(fused, rel=1e-2)
+    assert share == plain_share == {"low_precision_flops": {"before": 0.0, "after": 1.0}}
+    assert not torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
+
+
 def test_where_it_cannot_act():
     cpu = Situation(kind="image", task="classification", device="cpu")
     gpu = Situation(kind="image", task="classification", device="cuda")
