@@ -103,7 +103,9 @@ def _build(yaml: YAML, node: Node, path: Place, lines: Lines, name: str) -> Any:
     lines[path] = node.start_mark.line + 1
     plain_tag = "map" if isinstance(node, MappingNode) else "seq"
     if not isinstance(node, ScalarNode) and str(node.tag) != f"tag:yaml.org,2002:{plain_tag}":
-        raise BadInput(f"the tag {node.tag} is not taken; write plain values", f"{name}:{node.start_mark.line + 1}")
+        raise BadInput(
+            f"the tag {node.tag} is not taken; write plain values", f"{name}:{node.start_mark.line + 1}"
+        )
     if isinstance(node, MappingNode):
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:

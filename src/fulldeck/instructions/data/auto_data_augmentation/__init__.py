@@ -72,6 +72,9 @@ class AutoDataAugmentation(Instruction):
     operations: tuple[Operation, ...] = param(
         AUGMIX_OPERATIONS, doc="What the policy chooses from; leave out what changes a label."
     )
+    chains: int = param(
+        3, ge=1, le=5, search=(1, 3), doc="Chains of operations that augmix mixes; each adds to its time."
+    )
     share: float = param(0.9, ge=0, le=1, doc="Share of the images that the policy augments.")
     flip: bool = param(False, doc="Mirror half of the images left to right; not for digits or letters.")
     mix: Mixing = param(

@@ -61,7 +61,11 @@ class Augmenter:
             magnitude = settings.magnitude if self.found is None else self.found.magnitude
             assert not isinstance(magnitude, str)
             changed = augment(
-                images[rows], settings.policy, magnitude=magnitude, operations=settings.operations
+                images[rows],
+                settings.policy,
+                magnitude=magnitude,
+                operations=settings.operations,
+                chains=settings.chains,
             )
             images = images.index_copy(0, rows, changed)
             self.augmented = chosen.to(images.device, non_blocking=True)

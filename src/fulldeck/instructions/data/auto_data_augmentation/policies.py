@@ -16,7 +16,6 @@ from fulldeck.instructions.data.auto_data_augmentation.operations import (
 
 Policy = Literal["none", "trivial", "rand", "augmix"]
 _RAND_OPERATIONS = 2
-_CHAINS = 3
 _LONGEST_CHAIN = 3
 
 
@@ -26,6 +25,7 @@ def augment(
     *,
     magnitude: float | Tensor = 0.3,
     operations: Sequence[Operation] = AUGMIX_OPERATIONS,
+    chains: int = 3,
     flip: bool = False,
 ) -> Tensor:
     """Augment each image of a batch by itself; labels stay as they are.
@@ -37,7 +37,7 @@ def augment(
     - `trivial`: one operation or none, strength uniform up to `magnitude` (Müller & Hutter 2021,
       arXiv:2103.10158).
     - `rand`: two operations at `magnitude` (Cubuk et al. 2019, arXiv:1909.13719).
-    - `augmix`: three chains of one to three operations, strength uniform up to `magnitude`, mixed with each
+    - `augmix`: `chains` chains of one to three operations, strength uniform up to `magnitude`, mixed with each
       other and with the image (Hendrycks et al. 2019, arXiv:1912.02781; its severity 3 is magnitude 0.3).
       Without the paper's consistency loss, which makes a step three times as long.
     """
@@ -54,19 +54,21 @@ def augment(
             choice = torch.randint(len(operations), (len(images),))
             images = apply_operations(images, operations, choice, images.new_ones(len(images)) * magnitude)
         return images
-    return _augmix(images, magnitude, operations)
+    return _augmix(images, magnitude, operations, chains)
 
 
-def _augmix(images: Tensor, magnitude: float | Tensor, operations: Sequence[Operation]) -> Tensor:
+def _augmix(
+    images: Tensor, magnitude: float | Tensor, operations: Sequence[Operation], chains: int
+) -> Tensor:
     count = len(images)
-    total = _CHAINS * count
-    chains = images.repeat(_CHAINS, 1, 1, 1)
+    total = chains * count
+    chained = images.repeat(chains, 1, 1, 1)
     lengths = torch.randint(1, _LONGEST_CHAIN + 1, (total,))
     for place in range(_LONGEST_CHAIN):
         choice = torch.randint(len(operations), (total,)).masked_fill(lengths <= place, -1)
-        chains = apply_operations(chains, operations, choice, _uniform(chains) * magnitude)
-    weights = torch.distributions.Dirichlet(torch.ones(_CHAINS)).sample((count,)).T.to(images)
-    mixed = (chains.view(_CHAINS, *images.shape) * weights[..., None, None, None]).sum(0)
+        chained = apply_operations(chained, operations, choice, _uniform(chained) * magnitude)
+    weights = torch.distributions.Dirichlet(torch.ones(chains)).sample((count,)).T.to(images)
+    mixed = (chained.view(chains, *images.shape) * weights[..., None, None, None]).sum(0)
     return torch.lerp(images, mixed, _uniform(images).view(-1, 1, 1, 1))
 
 
