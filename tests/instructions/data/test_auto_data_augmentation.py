@@ -70,7 +70,7 @@ def loop_with(
 def test_a_policy_keeps_shape_range_and_dtype(policy: Any, channels: int, side: int) -> None:
     given = images(32, channels, side)
     before = given.clone()
-    result = augment(given, policy, magnitude=1.0, operations=OPERATIONS)
+    result = augment(given, policy, magnitude=1.0, operations=OPERATIONS, flip=True)
     assert result.shape == given.shape
     assert result.dtype == given.dtype
     assert 0 <= result.min() <= result.max() <= 1
@@ -91,19 +91,21 @@ def test_a_policy_is_the_same_again_with_the_same_seed(policy: Any) -> None:
 @pytest.mark.parametrize("operation", sorted(set(OPERATIONS) - {"autocontrast", "equalize", "posterize"}))
 def test_an_operation_changes_nothing_at_strength_0_and_much_at_1(operation: Any) -> None:
     given = images(4) * 0.5 + 0.2
-    choice = torch.tensor([0, 0, 0, -1])
-    still = apply_operations(given, [operation], choice, torch.zeros(4))
+    choice = torch.tensor([[0, 0, 0, -1]])
+    still = apply_operations(given, [operation], choice, torch.zeros(1, 4))
     assert torch.allclose(still, given, atol=1e-5)
-    moved = apply_operations(given, [operation], choice, torch.ones(4))
+    moved = apply_operations(given, [operation], choice, torch.ones(1, 4))
     assert all((moved[row] - given[row]).abs().mean() > 0.01 for row in range(3))
     assert torch.equal(moved[3], given[3])
 
 
-def test_translation_moves_by_a_share_of_the_side() -> None:
+def test_geometric_operations_of_an_image_are_one_warp() -> None:
     given = torch.zeros(1, 1, 9, 9)
     given[0, 0, 4, 4] = 1
-    moved = apply_operations(given, ["translate_x"], torch.tensor([0]), torch.ones(1))
-    assert moved[0, 0, 4].argmax() in (1, 7)
+    operations: Any = ["translate_x", "translate_y"]
+    moved = apply_operations(given, operations, torch.tensor([[0], [1]]), torch.ones(2, 1))
+    row, column = divmod(int(moved.argmax()), 9)
+    assert {row, column} <= {1, 7}
     assert moved.sum() == pytest.approx(1, abs=1e-4)
 
 

@@ -73,7 +73,7 @@ class AutoDataAugmentation(Instruction):
         AUGMIX_OPERATIONS, doc="What the policy chooses from; leave out what changes a label."
     )
     chains: int = param(
-        3, ge=1, le=5, search=(1, 3), doc="Chains of operations that augmix mixes; each adds to its time."
+        1, ge=1, le=5, search=(1, 3), doc="Chains of operations that augmix mixes; each adds to its time."
     )
     share: float = param(0.9, ge=0, le=1, doc="Share of the images that the policy augments.")
     flip: bool = param(False, doc="Mirror half of the images left to right; not for digits or letters.")
@@ -87,10 +87,10 @@ class AutoDataAugmentation(Instruction):
         "fgsm", doc="How adversarial samples are made: in one step, or in attack_steps."
     )
     epsilon: float = param(
-        0.031,
+        0.012,
         ge=0,
         le=1,
-        search=(0.008, 0.016, 0.031),
+        search=(0.008, 0.012, 0.031),
         hint="For 8 grey levels of 255 write epsilon: 0.031.",
         doc="Furthest that an adversarial sample moves a value; images are between 0 and 1.",
     )

@@ -34,7 +34,6 @@ class Augmenter:
         self.routes: SeparateStatistics | None = None
         self.classes: int | None = None
         self.augmented = torch.zeros(0, dtype=torch.bool)
-        self.targets = torch.zeros(0)
         self.figures = loop.figures()
         loop.on("batch_start", self.augment_batch)
         if settings.magnitude == "auto" and settings.policy != "none":
@@ -61,7 +60,7 @@ class Augmenter:
             magnitude = settings.magnitude if self.found is None else self.found.magnitude
             assert not isinstance(magnitude, str)
             changed = augment(
-                images[rows],
+                images.index_select(0, rows),
                 settings.policy,
                 magnitude=magnitude,
                 operations=settings.operations,
@@ -74,7 +73,6 @@ class Augmenter:
                 images, batch.targets, self.classes, settings.mix, alpha=settings.mix_alpha
             )
         batch.inputs = images
-        self.targets = batch.targets
 
     def attack_part(self, part: Part) -> None:
         """Replace the first rows of the part by adversarial samples made from them."""
@@ -103,13 +101,9 @@ class Augmenter:
     def follow(self, part: Part) -> None:
         """Let the magnitude follow how many of the part's augmented samples are right."""
         assert self.found is not None
-        if part.targets.untyped_storage().data_ptr() != self.targets.untyped_storage().data_ptr():
-            return
-        # A part is a slice of the batch; its place there says which of its rows were augmented.
-        first = (part.targets.storage_offset() - self.targets.storage_offset()) // self.targets.stride(0)
-        augmented = self.augmented[first : first + len(part.targets)]
         count = self._adversarial(part) if self.settings.attack != "none" else 0
-        self.found.observe(part.outputs[count:], part.targets[count:], augmented[count:])
+        augmented = self.augmented[part.start + count : part.start + len(part.targets)]
+        self.found.observe(part.outputs[count:], part.targets[count:], augmented)
 
     def report(self, metrics: dict[str, float]) -> None:
         """Show the magnitude that was found among the epoch's and the run's figures."""

@@ -8,13 +8,11 @@ and equalize, which have no strength, and posterize, which keeps 4 bits.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 Operation = Literal[
     "autocontrast",
@@ -44,53 +42,56 @@ _TRANSLATION = 1 / 3
 def apply_operations(
     images: Tensor, operations: Sequence[Operation], choice: Tensor, strength: Tensor
 ) -> Tensor:
-    """Apply `operations[choice[i]]` at `strength[i]` to image i; a negative choice leaves it as it is.
+    """Apply to image i `operations[choice[s, i]]` at `strength[s, i]`, for each of S steps.
 
-    `images` is N x C x H x W float in 0..1 and `strength` N values in 0..1, on the same device; `choice` is
-    N int64 on the CPU, so that choosing never waits for an accelerator. The direction of what has two is
-    drawn from torch's global generator. Returns a new tensor of the same shape, in 0..1.
+    `images` is N x C x H x W float in 0..1 and `strength` S x N in 0..1, on the same device; `choice` is
+    S x N int64 on the CPU, so that choosing never waits for an accelerator; a negative choice does nothing.
+    All of an image's geometric operations come first, as one warp, which fills with black. The direction
+    of what has two is drawn from torch's global generator. Returns a new tensor of the same shape, in 0..1.
     """
-    direction = torch.randint(2, (len(images),)) * 2 - 1
+    direction = torch.randint(2, choice.shape) * 2 - 1
     signed = strength * direction.to(images.device, non_blocking=True)
-    changed = images.clone()
-    kinds = [operations[index] if index >= 0 else None for index in choice.tolist()]
-    warped = [row for row, kind in enumerate(kinds) if kind in _GEOMETRIC]
-    if warped:
-        rows = torch.tensor(warped).to(images.device, non_blocking=True)
-        matrices = _affine([kinds[row] for row in warped], signed[rows], images.shape)
-        _replace(changed, rows, _warp, matrices)
-    for kind, operate in _POINTWISE.items():
-        chosen = [row for row, name in enumerate(kinds) if name == kind]
-        if chosen:
-            rows = torch.tensor(chosen).to(images.device, non_blocking=True)
-            _replace(changed, rows, operate, (signed if kind in _TWO_SIDED else strength)[rows])
+    changed = _warp(images, operations, choice, signed)
+    for index, name in enumerate(operations):
+        operate = _POINTWISE.get(name)
+        if operate is None:
+            continue
+        for step, chosen in enumerate(choice == index):
+            if chosen.any():
+                rows = chosen.nonzero()[:, 0].to(images.device, non_blocking=True)
+                values = (signed if name in _TWO_SIDED else strength)[step, rows]
+                result = operate(changed.index_select(0, rows), values).clamp_(0, 1).to(images.dtype)
+                changed.index_copy_(0, rows, result)
     return changed
 
 
-def _replace(
-    images: Tensor, rows: Tensor, operate: Callable[[Tensor, Tensor], Tensor], values: Tensor
-) -> None:
-    images.index_copy_(0, rows, operate(images.index_select(0, rows), values).clamp_(0, 1).to(images.dtype))
+def _warp(images: Tensor, operations: Sequence[Operation], choice: Tensor, signed: Tensor) -> Tensor:
+    from kornia.geometry.transform import get_affine_matrix2d, warp_affine
 
-
-def _affine(kinds: Sequence[str | None], signed: Tensor, shape: torch.Size) -> Tensor:
-    """For each image the 2 x 3 matrix from places in the result to places in the source, both in -1..1."""
-    chosen = torch.tensor([[kind == name for kind in kinds] for name in _GEOMETRIC])
-    angle, shear_x, shear_y, translate_x, translate_y = signed * chosen.to(signed.device, non_blocking=True)
-    angle = angle * math.radians(_ROTATION_DEGREES)
-    aspect = shape[-2] / shape[-1]
-    # Only one of the operations is not zero in each image, so that their matrices simply add up.
-    right = (_SHEAR * shear_x - angle.sin()) * aspect
-    down = (_SHEAR * shear_y + angle.sin()) / aspect
-    shift = 2 * _TRANSLATION
-    rows = [angle.cos(), right, shift * translate_x, down, angle.cos(), shift * translate_y]
-    return torch.stack(rows, 1).view(-1, 2, 3)
-
-
-def _warp(images: Tensor, matrices: Tensor) -> Tensor:
-    # Not kornia's warp_affine, which takes twice as long for images of this size.
-    grid = F.affine_grid(matrices.to(images.dtype), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
+    # A choice of -1 takes the last entry, which is no geometric operation.
+    kinds = torch.tensor([_GEOMETRIC.index(name) if name in _GEOMETRIC else -1 for name in operations] + [-1])
+    kind = kinds[choice]
+    moved = (kind >= 0).any(0)
+    if not moved.any():
+        return images.clone()
+    rows = moved.nonzero()[:, 0].to(images.device, non_blocking=True)
+    masks = torch.stack([kind == number for number in range(len(_GEOMETRIC))])[:, :, moved]
+    amounts = signed[:, rows] * masks.to(images.device, non_blocking=True)
+    rotate, shear_x, shear_y, translate_x, translate_y = amounts.float().flatten(1)
+    height, width = images.shape[-2:]
+    matrices = get_affine_matrix2d(
+        _TRANSLATION * torch.stack([translate_x * width, translate_y * height], 1),
+        torch.tensor([(width - 1) / 2, (height - 1) / 2]).to(rotate).expand(len(rotate), 2),
+        rotate.new_ones(len(rotate), 2),
+        _ROTATION_DEGREES * rotate,
+        torch.atan(_SHEAR * shear_x),
+        torch.atan(_SHEAR * shear_y),
+    ).view(len(choice), -1, 3, 3)
+    matrix = matrices[0]
+    for following in matrices[1:]:
+        matrix = following @ matrix
+    warped = warp_affine(images.index_select(0, rows), matrix[:, :2].to(images.dtype), (height, width))
+    return images.index_copy(0, rows, warped.clamp_(0, 1))
 
 
 def _autocontrast(images: Tensor, strength: Tensor) -> Tensor:

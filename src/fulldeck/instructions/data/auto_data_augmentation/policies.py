@@ -41,19 +41,19 @@ def augment(
       other and with the image (Hendrycks et al. 2019, arXiv:1912.02781; its severity 3 is magnitude 0.3).
       Without the paper's consistency loss, which makes a step three times as long.
     """
+    count = len(images)
     if flip:
-        mirrored = (torch.rand(len(images)) < 0.5).to(images.device, non_blocking=True)
-        images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
-    if policy == "none" or not operations:
+        rows = (torch.rand(count) < 0.5).nonzero()[:, 0].to(images.device, non_blocking=True)
+        images = images.index_copy(0, rows, images.index_select(0, rows).flip(-1))
+    if policy == "none" or not operations or count == 0:
         return images
     if policy == "trivial":
-        choice = torch.randint(-1, len(operations), (len(images),))
-        return apply_operations(images, operations, choice, _uniform(images) * magnitude)
+        choice = torch.randint(-1, len(operations), (1, count))
+        return apply_operations(images, operations, choice, _uniform(images, 1, count) * magnitude)
     if policy == "rand":
-        for _ in range(_RAND_OPERATIONS):
-            choice = torch.randint(len(operations), (len(images),))
-            images = apply_operations(images, operations, choice, images.new_ones(len(images)) * magnitude)
-        return images
+        choice = torch.randint(len(operations), (_RAND_OPERATIONS, count))
+        strength = images.new_ones(_RAND_OPERATIONS, count) * magnitude
+        return apply_operations(images, operations, choice, strength)
     return _augmix(images, magnitude, operations, chains)
 
 
@@ -61,16 +61,16 @@ def _augmix(
     images: Tensor, magnitude: float | Tensor, operations: Sequence[Operation], chains: int
 ) -> Tensor:
     count = len(images)
-    total = chains * count
-    chained = images.repeat(chains, 1, 1, 1)
-    lengths = torch.randint(1, _LONGEST_CHAIN + 1, (total,))
-    for place in range(_LONGEST_CHAIN):
-        choice = torch.randint(len(operations), (total,)).masked_fill(lengths <= place, -1)
-        chained = apply_operations(chained, operations, choice, _uniform(chained) * magnitude)
+    shape = (_LONGEST_CHAIN, chains * count)
+    lengths = torch.randint(1, _LONGEST_CHAIN + 1, shape[1:])
+    choice = torch.randint(len(operations), shape)
+    choice[torch.arange(_LONGEST_CHAIN)[:, None] >= lengths] = -1
+    strength = _uniform(images, *shape) * magnitude
+    chained = apply_operations(images.repeat(chains, 1, 1, 1), operations, choice, strength)
     weights = torch.distributions.Dirichlet(torch.ones(chains)).sample((count,)).T.to(images)
-    mixed = (chained.view(chains, *images.shape) * weights[..., None, None, None]).sum(0)
-    return torch.lerp(images, mixed, _uniform(images).view(-1, 1, 1, 1))
+    mixed = torch.einsum("knchw,kn->nchw", chained.view(chains, *images.shape), weights)
+    return torch.lerp(images, mixed, _uniform(images, count, 1, 1, 1))
 
 
-def _uniform(images: Tensor) -> Tensor:
-    return torch.rand(len(images), device=images.device, dtype=images.dtype)
+def _uniform(images: Tensor, *shape: int) -> Tensor:
+    return torch.rand(shape, device=images.device, dtype=images.dtype)
