@@ -29,6 +29,7 @@ from fulldeck.instructions.training.amp_optimizer import keep_in_float32 as keep
 from fulldeck.instructions.training.amp_optimizer import low_precision_share as low_precision_share
 from fulldeck.instructions.training.amp_optimizer import mixed_precision as mixed_precision
 from fulldeck.instructions.training.amp_optimizer import pick_dtype as pick_dtype
+from fulldeck.instructions.training.amp_optimizer import plain_attention as plain_attention
 from fulldeck.instructions.training.lr_scheduler import LrScheduler as LrScheduler
 from fulldeck.instructions.training.lr_scheduler import lr_multiplier as lr_multiplier
 from fulldeck.instructions.training.lr_scheduler import scale_lr_with_batch as scale_lr_with_batch
