@@ -87,16 +87,16 @@ class AutoDataAugmentation(Instruction):
         "fgsm", doc="How adversarial samples are made: in one step, or in attack_steps."
     )
     epsilon: float = param(
-        0.012,
+        0.016,
         ge=0,
         le=1,
-        search=(0.008, 0.012, 0.031),
+        search=(0.008, 0.016, 0.031),
         hint="For 8 grey levels of 255 write epsilon: 0.031.",
         doc="Furthest that an adversarial sample moves a value; images are between 0 and 1.",
     )
     attack_steps: int = param(3, ge=1, le=100, doc="Gradient steps of pgd; each costs a pass.")
     adversarial_share: float = param(
-        0.25, ge=0, le=1, search=(0.0, 0.25, 0.5), doc="Share of the images made adversarial."
+        0.15, ge=0, le=1, search=(0.15, 0.3, 0.5), doc="Share of the images made adversarial."
     )
     separate_statistics: bool = param(
         False, doc="Normalise adversarial samples by batch statistics of their own (AdvProp)."
