@@ -339,6 +339,11 @@ def test_digits_sized_grey_images_train() -> None:
         ),
         ({"magnitude": True}, "auto_data_augmentation.magnitude must be auto or between 0 and 1, got True"),
         (
+            {"share": 1.0},
+            "auto_data_augmentation.share must be below 1 with magnitude: auto, which compares with the images "
+            "left clean; write share: 0.9, or a magnitude between 0 and 1",
+        ),
+        (
             {"epsilom": 0.1},
             'unknown parameter "epsilom" of auto_data_augmentation; did you mean epsilon?',
         ),
