@@ -19,7 +19,8 @@ from fulldeck.candidate import Candidate, Tolerance
 
 MAX_ROWS = 2_000
 """Validation rows that a candidate is judged on; more would cost time and change little."""
-LATENCY_RUNS = 50
+LATENCY_RUNS, LATENCY_SECONDS = 50, 2.0
+"""Latency is measured so often, or for so long: a large model needs no more."""
 LOWER_IS_BETTER = ("loss", "error", "rmse", "mse", "mae", "perplexity")
 
 
@@ -40,8 +41,8 @@ def measure(candidate: Candidate, metrics: Mapping[str, Metric]) -> Measured:
     inputs = candidate.encoded(rows)
     outputs = candidate.run(inputs)
     one = {name: value[:1] for name, value in inputs.items()}
-    times = []
-    for _ in range(LATENCY_RUNS):
+    times: list[float] = []
+    while len(times) < LATENCY_RUNS and sum(times) < LATENCY_SECONDS:
         start = time.perf_counter()
         candidate.run(one)
         times.append(time.perf_counter() - start)
