@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -215,3 +216,16 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert b"--resume" in errors
     assert b"Traceback" not in errors
     assert json.loads((only(tmp_path / "runs") / "result.json").read_text())["status"] == "interrupted"
+
+
+def test_a_full_disk_ends_the_run_with_one_line(tmp_path: Path) -> None:
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("no mount namespace to be had here: a small disk cannot be made")
+    words = f"-m fulldeck run digits --set train.epochs=2 --set train.threads=1 --out {tmp_path}/runs"
+    mount = f"mount -t tmpfs -o size=3m tmpfs {tmp_path}"
+    small = f"{mount} && {sys.executable} {words}; echo $?; cat {tmp_path}/runs/*/result.json"
+    ended = subprocess.run(["unshare", "-rm", "sh", "-c", small], capture_output=True, text=True, check=False)
+    assert ended.stderr.splitlines()[-1].endswith("last.safetensors: no space left on device")
+    assert "Traceback" not in ended.stderr
+    _, _, result = ended.stdout.partition("\n2\n")
+    assert json.loads(result)["status"] == "failed"
