@@ -28,7 +28,8 @@ class PyTorchEngine:
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Inputs by name (batch first) to `{output: array}`."""
         tensors = {
-            name: torch.from_numpy(np.ascontiguousarray(v)).to(self._device) for name, v in inputs.items()
+            name: torch.from_numpy(np.require(v, requirements=["C", "W"])).to(self._device)
+            for name, v in inputs.items()
         }
         result = self.module(next(iter(tensors.values()))) if len(tensors) == 1 else self.module(**tensors)
         return {self.output: result.float().cpu().numpy()}
