@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import fulldeck as fd
 from fulldeck.pipeline import plan
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -19,8 +21,16 @@ def blocks(language: str) -> list[str]:
 @pytest.mark.parametrize("block", blocks("python"))
 def test_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "README.md", "exec"), {})
-    assert (tmp_path / "model.onnx").is_file()
+    names: dict[str, Any] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    if "build" in names:
+        (tmp_path / "readme_factory.py").write_text(block)
+        result = fd.run(
+            {"kind": "python", "factory": "readme_factory:build"}, [], out=tmp_path / "runs", epochs=2
+        )
+        assert result["metrics"]["test"]["accuracy"] > 0.4
+    else:
+        assert (tmp_path / "model.onnx").is_file()
 
 
 @pytest.mark.parametrize("block", blocks("yaml"))

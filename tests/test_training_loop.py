@@ -454,3 +454,14 @@ def test_an_unknown_event_or_phase_is_named() -> None:
         loop.on("batch_end", print)
     with pytest.raises(ValueError, match="unknown phase 'step'; there is gradients"):
         loop.around("step", print)
+
+
+def test_instructions_without_a_training_door_or_given_twice_are_refused() -> None:
+    import fulldeck as fd
+
+    with pytest.raises(BadInput, match="onnx_export does nothing in training; use its function, or a recipe"):
+        make_loop(fd.OnnxExport())
+    with pytest.raises(BadInput, match="lr_scheduler may stand only once"):
+        make_loop(fd.LrScheduler(), fd.LrScheduler(kind="linear"))
+    with pytest.raises(BadInput, match=r"must be objects such as LrScheduler\(\), got 'lr_scheduler'"):
+        make_loop("lr_scheduler")  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from importlib.metadata import (
     Distribution,
     PackageNotFoundError,
     distribution,
+    entry_points,
     packages_distributions,
     version,
 )
@@ -20,7 +21,7 @@ import psutil
 import torch
 
 from fulldeck import __version__
-from fulldeck.catalogue import Entry, catalogue
+from fulldeck.catalogue import GROUP, Entry, catalogue
 from fulldeck.engines import available
 from fulldeck.machine import processor
 
@@ -163,6 +164,11 @@ def _instruction(entry: Entry) -> Finding:
 def owner_of(module: str) -> Distribution:
     """The installed distribution that an instruction's module belongs to."""
     top = module.split(".")[0]
+    # packages_distributions does not know editable installs; an entry point knows who brought it.
+    for point in entry_points(group=GROUP):
+        if point.module == module and point.dist is not None:
+            owner: Distribution = point.dist
+            return owner
     return distribution("fulldeck" if top == "fulldeck" else packages_distributions()[top][0])
 
 

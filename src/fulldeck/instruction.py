@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from fulldeck.declared import Declared
+from fulldeck.errors import BadInput
 from fulldeck.param import param
 
 if TYPE_CHECKING:
@@ -183,6 +184,23 @@ def labels(names: Iterable[str]) -> list[str]:
         count[name] += 1
         result.append(name if count[name] == 1 else f"{name}#{count[name]}")
     return result
+
+
+def check_attachable(instructions: Iterable[Instruction]) -> list[Instruction]:
+    """The instructions as a list.
+
+    Raises BadInput for what is no instruction, has no training door, or stands twice and may not.
+    """
+    checked = list(instructions)
+    for one in checked:
+        if not isinstance(one, Instruction):
+            raise BadInput(f"instructions must be objects such as LrScheduler(), got {one!r}")
+        if "attach" not in one.doors():
+            raise BadInput(f"{one.card.name} does nothing in training; use its function, or a recipe")
+    for name, count in Counter(one.card.name for one in checked if not one.card.repeatable).items():
+        if count > 1:
+            raise BadInput(f"{name} may stand only once")
+    return checked
 
 
 def snake_case(name: str) -> str:

@@ -31,7 +31,7 @@ from fulldeck.data import Data
 from fulldeck.device import cpu_threads, pick_device
 from fulldeck.errors import BadInput, CannotAct, RunFailed
 from fulldeck.files import write_json
-from fulldeck.gate import breaches, changes, measure, scores
+from fulldeck.gate import MAX_ROWS, breaches, changes, measure, scores
 from fulldeck.instruction import Instruction, Situation
 from fulldeck.loader import BatchLoader, ShuffledSampler
 from fulldeck.machine import describe_machine
@@ -46,7 +46,7 @@ from fulldeck.watcher import Watcher
 from fulldeck.workload import Workload, encoded
 
 MAX_SCORED = 10_000
-"""Examples of each split that the result's metrics are computed on."""
+"""Training examples that the result's metrics are computed on; validation and test are scored whole."""
 
 Thing = TypeVar("Thing", Data, Candidate, Service)
 
@@ -256,6 +256,8 @@ class _Execution:
     def optimise(self, candidate: Candidate) -> Candidate:
         """All `optimise` doors, each followed by the gate."""
         metrics = self.workload.metrics(candidate.data)
+        if len(candidate.judged) > MAX_ROWS:
+            self._note(f"conversions are compared on the first {MAX_ROWS:,} validation examples")
         before = measure(candidate, metrics)
         for step in self._acting("optimise"):
             after_step = self._open(step, "optimise", step.instruction.optimise, candidate)
@@ -286,7 +288,12 @@ class _Execution:
         metrics = self.workload.metrics(candidate.data)
         result = {}
         for name, examples in candidate.data.splits().items():
-            rows = examples.take(np.arange(min(MAX_SCORED, len(examples))))
+            rows = examples
+            if name == "train" and len(examples) > MAX_SCORED:
+                rows = examples.take(np.arange(MAX_SCORED))
+                self._note(
+                    f"train metrics are those of the first {MAX_SCORED:,} of {len(examples):,} examples"
+                )
             result[name] = scores(candidate.run(candidate.encoded(rows)), rows.targets, metrics)
         self.result["metrics"] = result
         return result

@@ -150,6 +150,9 @@ def make_recipe(
     order: Literal["free", "strict"] = "free",
 ) -> Recipe:
     """A recipe from Python objects. Raises BadInput as `read_recipe` does."""
+    for one in instructions:
+        if not isinstance(one, Instruction):
+            raise BadInput(f"instructions must be objects such as OnnxExport(), got {one!r}")
     chosen = workload if isinstance(workload, Workload) else make_workload(workload)
     entries = tuple(Entry(instruction) for instruction in instructions)
     return Recipe(chosen.name, chosen, entries, Train(**(train or {})), order=order)

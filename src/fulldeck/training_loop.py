@@ -27,7 +27,7 @@ from fulldeck.checkpoint import load_checkpoint, save_checkpoint
 from fulldeck.device import pick_device
 from fulldeck.errors import RunFailed
 from fulldeck.hooks import Hooks
-from fulldeck.instruction import labels
+from fulldeck.instruction import check_attachable, labels
 from fulldeck.loader import Loader, as_loader
 from fulldeck.loss_log import LossLog
 from fulldeck.random_state import seed_all
@@ -119,7 +119,7 @@ class TrainingLoop:
         self.losses = LossLog(self.device)
         self.model.to(self.device)
 
-        attached = list(instructions)
+        attached = check_attachable(instructions)
         for label, instruction in zip(labels(i.card.name for i in attached), attached, strict=True):
             self.attach(instruction, label)
 

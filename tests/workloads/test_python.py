@@ -132,7 +132,7 @@ def test_code_beside_the_recipe_is_found(code):
             "must return model, data, loss, metrics .* model is missing from the NoneType",
         ),
         ("def factory(): return {'model': net}", "data is missing"),
-        ("def factory(): return {'model': net, 'dat': 1}", r'returns "dat"; did you mean data\?'),
+        ("def factory(): return {'model': net, 'dat': 1}", r'unknown key "dat"; did you mean data\?'),
         ("def factory(): return (net, (x, y), None, None, 1)", "returns 5 things"),
         ("def factory(): return 3, (x, y)", "model of .* must be a module or a function"),
         ("def factory(): return net, (x, y), 1", "loss of .* must be a function"),
@@ -175,3 +175,17 @@ def test_a_function_that_builds_no_module_is_refused(code):
     data = workload.load()
     with pytest.raises(BadInput, match="builds no torch module, but int"):
         workload.model(data)
+
+
+def test_a_regression_loss_gets_targets_in_the_shape_of_the_outputs(code):
+    body = "def factory():\n    return nn.Linear(4, 1), (x, x[:, :1] * 3), nn.MSELoss()\n"
+    workload = python(code, body)
+    data = workload.load()
+    outputs = torch.arange(20.0).reshape(20, 1)
+    assert workload.loss(data)(outputs, torch.arange(20.0)) == 0
+
+
+def test_what_the_users_function_raises_is_one_line_with_its_place(code):
+    workload = python(code, "def factory():\n    raise KeyError('oops')\n")
+    with pytest.raises(BadInput, match=r"factory raised KeyError: 'oops' \(mine_.*\.py:\d+\)"):
+        workload.load()

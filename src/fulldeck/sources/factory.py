@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,20 @@ def find_function(factory: str, folder: Path) -> Callable[[], Any]:
     return result
 
 
+def called(function: Callable[[], Any], factory: str) -> Any:
+    """What the user's function returns. Raises BadInput with the place in the user's code if it raises."""
+    try:
+        return function()
+    except BadInput:
+        raise
+    except (
+        Exception
+    ) as error:  # the user's code may raise anything; none of it is ours to show as a traceback
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        raise BadInput(f"{factory} raised {type(error).__name__}: {error}", where) from error
+
+
 def take(value: Any, factory: str, notes: list[str]) -> Brought:
     """Check what the factory returned, and bring its data into arrays.
 
@@ -101,7 +116,10 @@ def take(value: Any, factory: str, notes: list[str]) -> Brought:
 def _items(value: Any, factory: str) -> dict[str, Any]:
     if isinstance(value, Mapping):
         if unknown := [key for key in value if key not in KEYS]:
-            raise BadInput(f'{factory} returns "{unknown[0]}"{closest(str(unknown[0]), KEYS)}')
+            raise BadInput(
+                f'{factory} returns the unknown key "{unknown[0]}"{closest(str(unknown[0]), KEYS)}; '
+                f"keys are {', '.join(KEYS)}"
+            )
         items = dict(value)
     elif isinstance(value, tuple):
         if len(value) > len(KEYS):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from fulldeck.data import Data
 from fulldeck.encoders.tensor import TensorEncoder
@@ -57,10 +58,12 @@ class Python(Workload):
         Raises BadInput if it cannot be imported, if it returns something else, and for data that are
         empty, of one class only, not numbers, or not finite.
         """
-        from fulldeck.sources.factory import find_function, take
+        from fulldeck.sources.factory import called, find_function, take
 
         notes: list[str] = []
-        brought = take(find_function(self.factory, Path(self.path))(), self.factory, notes)
+        brought = take(
+            called(find_function(self.factory, Path(self.path)), self.factory), self.factory, notes
+        )
         if isinstance(brought.model, nn.Module):
             notes.append("the factory returns a module, so train.seed does not decide its first weights")
         train = brought.parts["train"]
@@ -99,12 +102,29 @@ class Python(Workload):
         return built
 
     def loss(self, data: Data) -> LossFunction:
-        """The factory's, or the usual one for the targets."""
-        return _brought(data).loss or super().loss(data)
+        """The factory's, or the usual one for the targets.
+
+        Targets of a regression are given to it in the shape of the outputs: `[N]` against `[N, 1]` would be
+        broadcast to N x N in silence.
+        """
+        own = _brought(data).loss
+        if own is None:
+            return super().loss(data)
+        return own if data.task == "classification" else partial(_in_one_shape, own)
 
     def metrics(self, data: Data) -> Mapping[str, Metric]:
         """The factory's, or the usual ones for the targets."""
-        return _brought(data).metrics or super().metrics(data)
+        own = _brought(data).metrics
+        if own is None:
+            return super().metrics(data)
+        if data.task == "classification":
+            return own
+        return {name: partial(_in_one_shape, metric) for name, metric in own.items()}
+
+
+def _in_one_shape(function: Callable[[Any, Tensor], Any], outputs: Any, targets: Tensor) -> Any:
+    fits = isinstance(outputs, Tensor) and outputs.numel() == targets.numel()
+    return function(outputs, targets.reshape(outputs.shape) if fits else targets)
 
 
 def _brought(data: Data) -> Brought:

@@ -79,10 +79,15 @@ def test_twice_is_refused(quantised):
 def test_too_few_or_one_sided_calibration_is_refused(exported):
     few = replace(exported.data, train=exported.data.train.take(np.arange(40)))
     with pytest.raises(BadInput, match="calibration_samples is 256, and there are 40 training examples"):
-        PostTrainingQuantization().optimise(replace(exported, data=few))
+        PostTrainingQuantization(calibration_samples=256).optimise(replace(exported, data=few))
     zeros = replace(exported.data, train=exported.data.train.take(exported.data.train.targets == 0))
     with pytest.raises(BadInput, match="are of one class"):
         PostTrainingQuantization(calibration_samples=32).optimise(replace(exported, data=zeros))
+
+
+def test_the_default_number_of_calibration_rows_bows_to_small_data(exported):
+    few = replace(exported.data, train=exported.data.train.take(np.arange(40)))
+    assert PostTrainingQuantization().optimise(replace(exported, data=few)).artifact.precision == "int8"
 
 
 def test_static_without_calibration_rows_is_refused(exported, tmp_path):

@@ -107,9 +107,12 @@ class PostTrainingQuantization(Instruction):
 
     def _calibration(self, candidate: Candidate) -> dict[str, Array]:
         data = candidate.data
+        wanted = self.calibration_samples
+        if "calibration_samples" not in self.model_fields_set:
+            wanted = min(wanted, len(data.train))
         rows = calibration_rows(
             data.train.targets,
-            self.calibration_samples,
+            wanted,
             classes=data.task == "classification",
             seed=self.seed,
         )
