@@ -121,8 +121,14 @@ def test_the_run_folder_has_what_was_promised(tmp_path: Path) -> None:
         "recipe.yaml",
         "plan.json",
         "metrics.jsonl",
+        "evaluation.json",
         "checkpoints",
     }
+    epoch = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+    assert len(epoch["losses"]) == epoch["step"]
+    assert epoch["losses_every"] == 1
+    assert json.loads((folder / "evaluation.json").read_text())["split"] == "test"
+    assert result["memory"]["training_peak_bytes"] > 2**20
     again = run(folder / "recipe.yaml", out=tmp_path / "again")
     assert again["metrics"] == result["metrics"]
 

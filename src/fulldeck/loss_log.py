@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 FINITE_EVERY = 50
 """On an accelerator the loss is read once in this many steps: each reading waits for the device."""
+POINTS = 100
+"""Of an epoch's loss curve."""
 
 
 class LossLog:
@@ -40,6 +43,12 @@ class LossLog:
     def mean(self) -> float:
         """Over the steps that have been read."""
         return sum(self.values) / max(len(self.values), 1)
+
+    def curve(self) -> dict[str, Any]:
+        """At most POINTS `losses`: the means over `losses_every` steps after one another."""
+        every = math.ceil(len(self.values) / POINTS) or 1
+        parts = [self.values[start : start + every] for start in range(0, len(self.values), every)]
+        return {"losses": [sum(part) / len(part) for part in parts], "losses_every": every}
 
     def clear(self) -> None:
         """Begin an epoch."""

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from fulldeck import __version__
@@ -27,6 +28,22 @@ def describe_machine() -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2),
         "versions": {"fulldeck": __version__, "python": platform.python_version(), **_installed()},
     }
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes that were in use at once: by tensors of an accelerator, else by this whole process."""
+    if device.type != "cpu":
+        return int(torch.accelerator.max_memory_allocated(device))
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
+    return int(psutil.Process().memory_info().rss)
+
+
+def resident_memory(process: int) -> int:
+    """Bytes that a process and its children hold now; what they share is counted for each."""
+    top = psutil.Process(process)
+    return sum(one.memory_info().rss for one in (top, *top.children(recursive=True)))
 
 
 def processor() -> str:

@@ -30,15 +30,16 @@ from fulldeck.candidate import Candidate
 from fulldeck.data import Data
 from fulldeck.device import cpu_threads, pick_device
 from fulldeck.errors import BadInput, CannotAct, RunFailed
+from fulldeck.evaluation import evaluate
 from fulldeck.files import write_json
 from fulldeck.gate import MAX_ROWS, breaches, changes, measure, scores
 from fulldeck.instruction import Instruction, Situation
 from fulldeck.loader import BatchLoader, ShuffledSampler
-from fulldeck.machine import describe_machine
+from fulldeck.machine import describe_machine, peak_memory
 from fulldeck.planner import Plan, Step, make_plan
 from fulldeck.recipe import Recipe, make_recipe, read_recipe
 from fulldeck.rehearsal import rehearse
-from fulldeck.run_folder import PLAN, RunFolder
+from fulldeck.run_folder import EVALUATION, PLAN, RunFolder
 from fulldeck.service import Service
 from fulldeck.splitting import with_default_split
 from fulldeck.training_loop import TrainingLoop
@@ -220,6 +221,7 @@ class _Execution:
         for label, figures in loop.reported.items():
             self.reports[label]["changes"] |= figures
         self.result["training"] = {"epochs": loop.epoch, "steps": loop.step, "history": loop.history}
+        self.result["memory"] = {"training_peak_bytes": peak_memory(loop.device)}
         return Candidate(
             name=self.workload.name,
             module=module,
@@ -294,7 +296,13 @@ class _Execution:
                 self._note(
                     f"train metrics are those of the first {MAX_SCORED:,} of {len(examples):,} examples"
                 )
-            result[name] = scores(candidate.run(candidate.encoded(rows)), rows.targets, metrics)
+            outputs = candidate.run(candidate.encoded(rows))
+            result[name] = scores(outputs, rows.targets, metrics)
+        # The last split is the one that training saw least of.
+        found = evaluate(candidate.data, name, rows, outputs)
+        if samples := self.workload.samples(candidate):
+            found["samples"] = samples
+        write_json(self.folder.path / EVALUATION, found)
         self.result["metrics"] = result
         return result
 

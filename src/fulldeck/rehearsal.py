@@ -24,6 +24,7 @@ import numpy as np
 from fulldeck.candidate import Candidate
 from fulldeck.data import Examples
 from fulldeck.errors import RunFailed
+from fulldeck.machine import resident_memory
 
 REQUESTS = 100
 START_SECONDS = 60
@@ -33,13 +34,14 @@ STOP_SECONDS = 15
 def rehearse(package: Path, candidate: Candidate, examples: Examples) -> dict[str, Any]:
     """Send up to REQUESTS of `examples` to a server started from `package`.
 
-    Returns requests, agreement (share of equal answers) and client-side latency in milliseconds. Raises
-    RunFailed if the server does not start or answers with an error.
+    Returns requests, agreement (share of equal answers), client-side latency in milliseconds and the
+    resident memory of the server's processes. Raises RunFailed if the server does not start or answers with
+    an error.
     """
     chosen = examples.take(np.arange(min(REQUESTS, len(examples))))
     own = candidate.run(candidate.encoded(chosen))
     agreed, times = 0, []
-    with server(package) as url:
+    with server(package) as (url, process):
         address = urlsplit(url)
         connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
         for row in range(len(chosen)):
@@ -53,16 +55,18 @@ def rehearse(package: Path, candidate: Candidate, examples: Examples) -> dict[st
                 raise RunFailed(f"the rehearsal's server answered {response.status}: {answer.decode()[:200]}")
             agreed += _same(json.loads(answer), own[row], candidate.data.classes)
         connection.close()
+        memory = resident_memory(process)
     return {
         "requests": len(chosen),
         "agreement": agreed / len(chosen),
         "latency_ms": {"p50": float(np.percentile(times, 50)), "p99": float(np.percentile(times, 99))},
+        "memory_bytes": memory,
     }
 
 
 @contextmanager
-def server(package: Path) -> Iterator[str]:
-    """A server of `package` in a process of its own on a free loopback port; yields its address."""
+def server(package: Path) -> Iterator[tuple[str, int]]:
+    """A server of `package` in a process of its own on a free loopback port: its address and process id."""
     command = [sys.executable, "-m", "fulldeck", "serve", str(package), "--port", "0", "--json"]
     # On loopback, for a few seconds, asked only by this process: a token would only be in the way.
     environment = {name: value for name, value in os.environ.items() if name != "FULLDECK_TOKEN"}
@@ -70,7 +74,7 @@ def server(package: Path) -> Iterator[str]:
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
     try:
-        yield _address(process)
+        yield _address(process), process.pid
     finally:
         process.terminate()
         try:

@@ -17,6 +17,7 @@ from fulldeck.errors import BadInput
 from fulldeck.files import plain, refusing_disk, write_json, write_text
 
 RECIPE, PLAN, RESULT, METRICS = "recipe.yaml", "plan.json", "result.json", "metrics.jsonl"
+EVALUATION = "evaluation.json"
 _LOCK = ".lock"
 
 

@@ -362,6 +362,7 @@ class TrainingLoop:
                 "step": self.step,
                 "lr": self.learning_rate(),
                 **values,
+                **self.losses.curve(),
                 "phases_ms": self.clock.milliseconds(),
             }
         )

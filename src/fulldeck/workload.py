@@ -16,6 +16,7 @@ from fulldeck.encoders import Encoder
 
 if TYPE_CHECKING:
     from fulldeck.batch import LossFunction, Metric
+    from fulldeck.candidate import Candidate
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,10 @@ class Workload(Declared):
     def metrics(self, data: Data) -> Mapping[str, Metric]:
         """Name to a function of all outputs and targets; the first is the one that gates compare."""
         return {"accuracy": accuracy} if data.task == "classification" else {"r2": r2}
+
+    def samples(self, candidate: Candidate) -> list[dict[str, str]]:
+        """What a language model writes: `prompt` and `text` of each sample. Others have none."""
+        return []
 
     def optimizer(
         self, learning_rate: float, weight_decay: float

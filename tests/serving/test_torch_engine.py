@@ -25,7 +25,7 @@ def test_safetensors_are_served_by_torch(tmp_path: Path) -> None:
     )
     with torch.no_grad():
         expected = network(torch.from_numpy(example["input"])).argmax(1).tolist()
-    with server(folder) as url:
+    with server(folder) as (url, _):
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
         connection.request("GET", "/v2/models/net")
         assert json.loads(connection.getresponse().read())["platform"] == "torch_safetensors"
