@@ -1,6 +1,7 @@
 # Everything runs in .venv, which `make setup` creates from pyproject.toml and constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
+RUNTIME := .venv/.runtime
 READY := .venv/.ready
 
 .PHONY: help run test test-slow check setup bench generated new
@@ -8,7 +9,7 @@ READY := .venv/.ready
 help:  ## Show these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-run: $(READY)  ## From raw data to a checked server: recipes/digits.yaml
+run: $(RUNTIME)  ## From raw data to a checked server: recipes/digits.yaml
 	$(BIN)/fulldeck run recipes/digits.yaml
 
 test: check  ## All checks and tests (under 15 minutes)
@@ -31,13 +32,18 @@ bench: $(READY)  ## Overhead of the loop, beside other trainers; more in benchma
 generated: $(READY)  ## Write the files that are generated from the code
 	$(BIN)/python -m fulldeck.generate
 
-new: $(READY)  ## Scaffold a plugin: make new NAME=my_instruction
+new: $(RUNTIME)  ## Scaffold a plugin: make new NAME=my_instruction
 	$(BIN)/fulldeck new $(NAME)
 
 setup: $(READY)  ## Create .venv with everything that is needed
 
-$(READY): pyproject.toml constraints.txt
+# The first run needs no linters and no test tools, so it does not wait for them.
+$(RUNTIME): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(READY): $(RUNTIME)
 	$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable .
 	touch $@
