@@ -16,12 +16,12 @@ import torch
 
 from fulldeck.batch import Metric
 from fulldeck.candidate import Candidate, Tolerance
+from fulldeck.figures import lower_is_better
 
 MAX_ROWS = 2_000
 """Validation rows that a candidate is judged on; more would cost time and change little."""
 LATENCY_RUNS, LATENCY_SECONDS = 50, 2.0
 """Latency is measured so often, or for so long: a large model needs no more."""
-LOWER_IS_BETTER = ("loss", "error", "rmse", "mse", "mae", "perplexity")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def breaches(before: Measured, after: Measured, tolerance: Tolerance) -> list[st
     found = []
     if tolerance.metric_drop is not None and after.metrics:
         name = next(iter(after.metrics))
-        sign = -1 if any(word in name for word in LOWER_IS_BETTER) else 1
+        sign = -1 if lower_is_better(name) else 1
         drop = sign * (before.metrics[name] - after.metrics[name])
         if drop > tolerance.metric_drop:
             found.append(

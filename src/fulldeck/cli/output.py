@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
+from fulldeck.figures import duration as duration
+from fulldeck.figures import figure as figure
+from fulldeck.figures import size as size
 from fulldeck.files import plain
 
 Json = Annotated[
@@ -72,33 +75,3 @@ def write_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         typer.echo(f"{cells}{first}".rstrip())
         for line in rest:
             typer.echo(" " * start + line)
-
-
-def size(number: float) -> str:
-    """Bytes as a person reads them: `301 kB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(number) < 1000 or unit == "GB":
-            break
-        number /= 1000
-    return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person reads them: `2 m 05 s`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} m" if hours else f"{minutes} m {rest:02d} s"
-
-
-def figure(name: str, value: Any) -> str:
-    """One figure of a result in the unit that its name says."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {figure(f'{key}_{name}', item)}" for key, item in value.items())
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    if name == "bytes" or name.endswith("_bytes"):
-        return size(value)
-    text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-    return f"{text} ms" if name.endswith("_ms") else text
