@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -52,6 +53,7 @@ class Entry:
     kinds: tuple[str, ...]
     repeatable: bool
     recipe_key: str | None
+    goals: tuple[str, ...]
     evidence: Mapping[str, Any]
     parameters: Mapping[str, Any]
     doc: str
@@ -60,6 +62,12 @@ class Entry:
     def built_in(self) -> bool:
         """True if it comes with fulldeck itself."""
         return self.number < FIRST_PLUGIN_NUMBER
+
+    @property
+    def use_when(self) -> str:
+        """What its documentation says after `Use when:`."""
+        found = re.search(r"^Use when:\s*(.+?)(?=^\S[^:\n]*:|\Z)", self.doc, re.MULTILINE | re.DOTALL)
+        return " ".join(found[1].split()) if found else ""
 
     def load(self) -> type[Instruction]:
         """Import the class."""
@@ -170,6 +178,7 @@ def describe(cls: type[Instruction]) -> Entry:
         kinds=tuple(sorted(card.kinds)),
         repeatable=card.repeatable,
         recipe_key=card.recipe_key,
+        goals=tuple(sorted(card.goals)),
         evidence=asdict(card.evidence),
         parameters=parameters_of(cls),
         doc=inspect.cleandoc(module.__doc__ or ""),

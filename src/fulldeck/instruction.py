@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 from fulldeck.declared import Declared
 from fulldeck.errors import BadInput
@@ -23,11 +23,28 @@ if TYPE_CHECKING:
     from fulldeck.service import Service
     from fulldeck.training_loop import TrainingLoop
 
-__all__ = ["DOORS", "STAGES", "Card", "Evidence", "Instruction", "Situation", "instruction", "param"]
+__all__ = [
+    "DOORS",
+    "GOALS",
+    "STAGES",
+    "Card",
+    "Evidence",
+    "Instruction",
+    "Situation",
+    "instruction",
+    "param",
+]
 
 Stage = Literal["data", "training", "inference", "deployment", "extensions"]
 STAGES: tuple[Stage, ...] = ("data", "training", "inference", "deployment", "extensions")
 DOORS = ("prepare", "attach", "optimise", "configure")
+GOALS = {
+    "balanced": "accurate, and small and fast where that costs little",
+    "accurate": "as right as possible; size and speed come second",
+    "fast": "answers and training as fast as this machine can",
+    "small": "the smallest model that is still good",
+}
+"""What a first recipe may aim at (`fulldeck init --goal`), in words."""
 
 TOUCHES = frozenset(
     {
@@ -100,6 +117,7 @@ class Card:
     kinds: frozenset[str]
     repeatable: bool
     recipe_key: str | None
+    goals: frozenset[str]
     evidence: Evidence
 
 
@@ -143,6 +161,14 @@ class Instruction(Declared):
         if kinds and situation.kind not in kinds | {"unknown"}:
             return f"works on {' or '.join(sorted(kinds))} data, and this is {situation.kind} data"
         return None
+
+    @classmethod
+    def suggest(cls, data: Data) -> tuple[Self, str]:
+        """This instruction as a first recipe on `data` has it, and what in the data made it so, in words.
+
+        Override it where the defaults do not suit all data; the words are empty for the defaults.
+        """
+        return cls(), ""
 
     def tolerance(self) -> Tolerance:
         """What `optimise` may change at most; the pipeline checks it after the door has been used."""
@@ -221,15 +247,18 @@ def instruction(
     kinds: Collection[str] = (),
     repeatable: bool = False,
     recipe_key: str | None = None,
+    goals: Collection[str] = (),
 ) -> Callable[[Class], Class]:
     """Give an instruction class its card.
 
     `after` and `before` map a name or a trait (`touches:weights`, `stage:deployment`) to the reason for
     that order; `conflicts` maps a name to the reason and the remedy. `kinds` limits it to kinds of data,
     `extras` are the pip extras that it needs, `recipe_key` is a top-level key of a recipe that stands for
-    it. The title is the first line of the module's docstring.
+    it, `goals` are the GOALS for which a first recipe has it: with all of them it belongs into every one,
+    with some it is optional there, with none only who asks for it gets it. The title is the first line of
+    the module's docstring.
 
-    Raises ValueError for a stage or a word in `touches` that does not exist.
+    Raises ValueError for a stage, a word in `touches` or a goal that does not exist.
     """
     if stage not in STAGES:
         raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {stage!r}")
@@ -237,6 +266,8 @@ def instruction(
         raise ValueError(
             f"unknown in touches: {', '.join(sorted(unknown))}; there is {', '.join(sorted(TOUCHES))}"
         )
+    if wrong := set(goals) - set(GOALS):
+        raise ValueError(f"unknown in goals: {', '.join(sorted(wrong))}; there is {', '.join(GOALS)}")
 
     def give(cls: Class) -> Class:
         import sys
@@ -255,6 +286,7 @@ def instruction(
             kinds=frozenset(kinds),
             repeatable=repeatable,
             recipe_key=recipe_key,
+            goals=frozenset(goals),
             evidence=evidence,
         )
         return cls

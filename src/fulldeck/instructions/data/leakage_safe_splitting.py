@@ -27,21 +27,24 @@ Example:
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
 from fulldeck.content_hash import content_hash, mix
 from fulldeck.data import Array, Data, Examples, Inputs
 from fulldeck.errors import BadInput, CannotAct
-from fulldeck.instruction import Evidence, Instruction, instruction, param
+from fulldeck.instruction import GOALS, Evidence, Instruction, instruction, param
 
 Moment = str | float
+FEW = 30
+"""Items of a class below which a split of 15 % gets none of them more than once in a hundred times."""
 
 
 @instruction(
     15,
     stage="data",
+    goals=GOALS,
     touches={"split"},
     before={
         "touches:inputs": "copies or variants of one item made before the split could land on both sides"
@@ -78,11 +81,33 @@ class LeakageSafeSplitting(Instruction):
         "from train, or stop.",
     )
 
+    @classmethod
+    def suggest(cls, data: Data) -> tuple[Self, str]:
+        """By time or group where the data have them; no demand on classes that are too small for it."""
+        chosen: dict[str, Any] = {}
+        words = []
+        if data.train.times is not None:
+            chosen["by"] = "time"
+            words.append("the data have times, so the latest items are the test")
+        elif data.train.groups is not None:
+            chosen["by"] = "group"
+            words.append("the data have groups, and none may be in two splits")
+        if data.task == "classification":
+            total = np.bincount(np.concatenate([e.targets for e in data.splits().values()]))
+            smallest = int(total.argmin())
+            if total[smallest] < FEW:
+                chosen["min_per_class"] = 0
+                name = data.classes[smallest] if data.classes else smallest
+                words.append(f'class "{name}" has {total[smallest]} items, so a split may get none of them')
+        return cls(**chosen), "; ".join(words)
+
     def prepare(self, data: Data) -> Data:
         missing = [name for name in ("validation", "test") if getattr(data, name) is None]
         split, notes = self._audit(self._split(data))
         made = f"{' and '.join(missing)} taken from train, {self.by}" if missing else "split as given"
-        return split.noting(f"{made}: {_sizes(split)}", *notes, *self._check(split))
+        # What read the data says it already where they bring their split along.
+        said = not missing and any(note.startswith(made) for note in data.notes)
+        return split.noting(*([] if said else [f"{made}: {_sizes(split)}"]), *notes, *self._check(split))
 
     def _split(self, data: Data) -> Data:
         """Take out of train what the data do not bring."""

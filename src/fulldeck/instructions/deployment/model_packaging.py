@@ -50,7 +50,7 @@ from fulldeck.engines import open_artifact
 from fulldeck.engines.pytorch import PyTorchEngine
 from fulldeck.errors import BadInput, CannotAct, RunFailed
 from fulldeck.files import atomic_folder, refusing_disk, write_json, write_text, write_with
-from fulldeck.instruction import Evidence, Instruction, instruction, param
+from fulldeck.instruction import GOALS, Evidence, Instruction, instruction, param
 from fulldeck.networks import describe
 from fulldeck.package import ENCODER, MANIFEST, SERVICE, Package, PackagedModel, ServiceFile, TensorSpec, seal
 from fulldeck.service import Service, Serving
@@ -68,6 +68,7 @@ Form = Artifact | nn.Module
 @instruction(
     40,
     stage="deployment",
+    goals=GOALS,
     touches={"package"},
     after={"touches:service": "what is set for the server goes into the package"},
     evidence=Evidence(workload="digits", metric="tampering_refused", expect=">= 1.0"),

@@ -24,7 +24,7 @@ from pydantic import field_validator
 
 from fulldeck.engines import available, known
 from fulldeck.errors import CannotAct
-from fulldeck.instruction import Evidence, Instruction, instruction
+from fulldeck.instruction import GOALS, Evidence, Instruction, instruction
 from fulldeck.networks import describe
 from fulldeck.service import Service, Serving
 
@@ -32,6 +32,7 @@ from fulldeck.service import Service, Serving
 @instruction(
     47,
     stage="deployment",
+    goals=GOALS,
     touches={"service"},
     evidence=Evidence(workload="digits", metric="requests_per_second", expect=">= 10x", peer="litserve"),
 )

@@ -43,7 +43,7 @@ from fulldeck.engines import open_onnx
 from fulldeck.engines.pytorch import PyTorchEngine
 from fulldeck.errors import CannotAct, RunFailed
 from fulldeck.files import write_with
-from fulldeck.instruction import Evidence, Instruction, instruction, param
+from fulldeck.instruction import GOALS, Evidence, Instruction, instruction, param
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -56,6 +56,7 @@ BATCHES = (1, 3, 17)
 @instruction(
     32,
     stage="inference",
+    goals=GOALS,
     touches={"export"},
     evidence=Evidence(workload="digits", metric="agreement", expect=">= 1.0"),
 )

@@ -35,7 +35,7 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 
@@ -48,6 +48,8 @@ from fulldeck.instruction import Evidence, Instruction, instruction, param
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+    from fulldeck.data import Data
 
 Mode = Literal["static", "dynamic"]
 Method = Literal["minmax", "entropy", "percentile"]
@@ -63,6 +65,7 @@ _ORDER: dict[str, tuple[dict[str, str], dict[str, str]]] = {
 @instruction(
     28,
     stage="inference",
+    goals={"fast", "small", "balanced"},
     touches={"dtype", "artifact"},
     evidence=Evidence(
         workload="digits", metric="artifact_bytes", expect="<= 0.286x", cost={"accuracy": ">= -0.005"}
@@ -90,6 +93,13 @@ class PostTrainingQuantization(Instruction):
 
     def order(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
         return _ORDER[self.backend]
+
+    @classmethod
+    def suggest(cls, data: Data) -> tuple[Self, str]:
+        """Dynamic for texts, whose model is a transformer."""
+        if data.kind == "text":
+            return cls(mode="dynamic"), "texts are read by a transformer, which static ranges suit badly"
+        return cls(), ""
 
     def tolerance(self) -> Tolerance:
         return Tolerance(metric_drop=self.metric_drop)

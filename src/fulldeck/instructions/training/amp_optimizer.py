@@ -55,6 +55,7 @@ OVERFLOW = "float16 overflow"
 @instruction(
     18,
     stage="training",
+    goals={"fast", "balanced"},
     touches={"activations", "dtype"},
     before={
         "gradient_stabilization": "an overflow of the scaled loss must lower the scale, not count as a spike"

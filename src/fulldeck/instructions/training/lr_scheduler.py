@@ -34,7 +34,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from fulldeck.errors import BadInput, closest
-from fulldeck.instruction import Evidence, Instruction, instruction, param
+from fulldeck.instruction import GOALS, Evidence, Instruction, instruction, param
 
 if TYPE_CHECKING:
     from fulldeck.batch import Batch
@@ -49,6 +49,7 @@ _ONE_CYCLE_START = 25.0
 @instruction(
     8,
     stage="training",
+    goals=GOALS,
     touches={"learning_rate"},
     evidence=Evidence(workload="digits", metric="steps_to_target", expect="<= 0.67x"),
 )

@@ -60,6 +60,7 @@ _LOW = (torch.bfloat16, torch.float16)
 @instruction(
     17,
     stage="training",
+    goals={"accurate", "balanced"},
     touches={"weights"},
     before={"parameter_efficient_finetuning": "the averaged adapters must be in place when they are merged"},
     evidence=Evidence(workload="digits", metric="validation_loss", expect="<= 0.97x"),

@@ -50,6 +50,7 @@ __all__ = ["AutoDataAugmentation", "adversarial", "augment", "mix"]
 @instruction(
     12,
     stage="data",
+    goals={"accurate", "balanced"},
     touches={"inputs", "targets"},
     kinds={"image"},
     after={"label_noise_cleaning": "labels are cleaned before they are mixed"},
