@@ -1,0 +1,98 @@
+"""`fulldeck init`: flags, questions on a terminal, and files that are not overwritten."""
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fulldeck.schema import recipe_schema
+
+Cli = Callable[..., Any]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "people.csv"
+    rows = "\n".join(f"{i},{i % 7},{'yes' if i % 2 else 'no'}" for i in range(60))
+    path.write_text(f"age,rooms,bought\n{rows}\n")
+    return path
+
+
+def test_flags_write_a_recipe_that_runs(cli: Cli, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine.yaml"
+    answer = cli("init", "--data", data, "--goal", "small", "--out", out)
+    assert answer.code == 0
+    assert answer.out.endswith(f"Next:\n  fulldeck explain {out}\n  fulldeck run {out}\n")
+    assert json.loads((tmp_path / "fulldeck.schema.json").read_text()) == recipe_schema()
+    settings = ["--set", "train.epochs=1", "--set", "train.threads=1"]
+    result = cli("run", out, *settings, "--out", tmp_path / "runs", "--json").json
+    assert result["status"] == "finished"
+    assert result["rehearsal"]["agreement"] == 1.0
+
+
+def test_json_says_what_was_seen_and_chosen(cli: Cli, data: Path, tmp_path: Path) -> None:
+    said = cli(
+        "init", "--data", data, "--target", "rooms", "--yes", "--json", "--out", tmp_path / "r.yaml"
+    ).json
+    assert said["task"] == "classification"
+    assert said["workload"] == {"kind": "table", "path": str(data), "target": "rooms"}
+    assert said["goal"] == "balanced"
+    assert said["instructions"]
+    assert (tmp_path / "r.yaml").is_file()
+
+
+def test_it_asks_on_a_terminal(cli: Cli, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal(f"{data}\nage\n\nfastest\nfast\n"))
+    out = tmp_path / "r.yaml"
+    answer = cli("init", "--out", out)
+    assert answer.code == 0
+    assert "Data (a folder, a file, or digits)" in answer.out
+    assert "fastest is none of balanced, accurate, fast, small" in answer.out
+    text = out.read_text()
+    assert "goal fast" in text
+    assert "target: age" in text
+
+
+def test_without_a_terminal_it_says_which_flags_to_give(cli: Cli, data: Path, tmp_path: Path) -> None:
+    for words in ([], ["--data", data]):
+        answer = cli("init", *words, "--out", tmp_path / "r.yaml")
+        assert (answer.code, answer.out) == (2, "")
+        assert "there is no terminal to ask on; give --data PATH and --yes" in answer.err
+    assert "give --data PATH" in cli("init", "--yes", "--out", tmp_path / "r.yaml").err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["people.csv"]
+
+
+def test_nothing_is_overwritten_unless_asked(cli: Cli, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r.yaml"
+    out.write_text("mine")
+    answer = cli("init", "--data", data, "--yes", "--out", out)
+    assert answer.code == 2
+    assert "exists already; choose another with --out, or replace it with --force" in answer.err
+    assert out.read_text() == "mine"
+    assert cli("init", "--data", data, "--yes", "--out", out, "--force").code == 0
+    assert out.read_text() != "mine"
+    assert "is not a folder" in cli("init", "--data", data, "--yes", "--out", tmp_path / "no" / "r.yaml").err
+
+
+def test_bad_data_write_nothing(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("a\n1\n")
+    answer = cli("init", "--data", tmp_path / "one.csv", "--yes", "--out", tmp_path / "r.yaml")
+    assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.csv"]
+
+
+def test_it_fits_a_narrow_terminal(
+    cli: Cli, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.chdir(tmp_path)
+    shown = cli("init", "--data", "people.csv", "--yes").out.splitlines()
+    assert max(map(len, shown)) <= 40
