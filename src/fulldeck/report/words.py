@@ -1,0 +1,63 @@
+"""How a page names and writes a figure: shares in percent, ratios in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fulldeck.figures import figure, lower_is_better
+
+SHARES = ("accuracy", "agreement", "precision", "recall", "f1", "confidence", "calibration_error", "share")
+NO_BREAK = "\N{NO-BREAK SPACE}"
+SAME = 0.03
+"""Ratios within this of one are told as no change: it is what repeated measurements differ by."""
+
+
+def is_share(name: str) -> bool:
+    """Whether the figure of this name lies between 0 and 1 and is read in percent."""
+    return any(word in name for word in SHARES)
+
+
+def said(name: str) -> str:
+    """A figure's name in words: `validation_accuracy` is "validation accuracy"."""
+    for ending in ("_ms", "_bytes"):
+        name = name.removesuffix(ending)
+    return {"bytes": "size", "lr": "learning rate"}.get(name, name.replace("_", " "))
+
+
+def shown(name: str, value: Any, decimals: int = 2) -> str:
+    """A figure in its unit, which no line break parts from it; nothing is an en dash.
+
+    `decimals` are those of a percentage; times have three digits, others as many as the command line shows.
+    """
+    if value is None:
+        return "–"
+    number = isinstance(value, (int, float))
+    if number and is_share(name):
+        text = f"{100 * value:.{decimals}f} %"
+    elif number and name.endswith("_ms"):
+        text = f"{value:.3g} ms" if abs(value) < 1000 else f"{value:,.0f} ms"
+    else:
+        text = figure(name, value)
+    return text.replace(" ", NO_BREAK) if number else text
+
+
+def ratio(name: str, before: Any, after: Any) -> str:
+    """How `after` compares with `before`: "3.7× smaller", "no change"; empty where it says nothing."""
+    numbers = all(isinstance(value, (int, float)) and value > 0 for value in (before, after))
+    if not numbers or is_share(name) or not lower_is_better(name):
+        return ""
+    times = max(before, after) / min(before, after)
+    if times < 1 + SAME:
+        return "no change"
+    less, more = next(words for ending, words in _COMPARATIVES.items() if ending in name)
+    return f"{times:.3g}× {less if after < before else more}"
+
+
+_COMPARATIVES = {
+    "memory": ("less", "more"),
+    "bytes": ("smaller", "larger"),
+    "_ms": ("faster", "slower"),
+    "seconds": ("faster", "slower"),
+    "": ("lower", "higher"),
+}
+"""What the name holds to the words for less and more of it; the first that fits."""
