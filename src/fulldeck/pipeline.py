@@ -39,6 +39,7 @@ from fulldeck.machine import describe_machine, peak_memory
 from fulldeck.planner import Plan, Step, make_plan
 from fulldeck.recipe import Recipe, make_recipe, read_recipe
 from fulldeck.rehearsal import rehearse
+from fulldeck.report import write_report
 from fulldeck.run_folder import EVALUATION, PLAN, RunFolder
 from fulldeck.service import Service
 from fulldeck.splitting import with_default_split
@@ -168,6 +169,7 @@ class _Execution:
             raise
         self.result["status"] = "finished"
         self.folder.write_result(self.result)
+        self._write_report()
         self.watcher.finished(self.result)
         return self.result
 
@@ -392,6 +394,14 @@ class _Execution:
     def _ended(self, status: str, error: str) -> None:
         self.result |= {"status": status, "error": error}
         self.folder.write_result(self.result)
+        self._write_report()
+
+    def _write_report(self) -> None:
+        try:
+            write_report(self.folder.path)
+        except Exception as error:
+            # Whatever it is: a page about the work is never worth the work.
+            self._note(f"report.html could not be written: {error}")
 
 
 def _report(step: Step) -> dict[str, Any]:
