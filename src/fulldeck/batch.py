@@ -15,7 +15,7 @@ Tensors = Tensor | dict[str, Tensor]
 
 LossFunction = Callable[[Any, Tensor], Tensor]
 """Outputs and targets to the mean loss over the samples."""
-Metric = Callable[[Tensor, Tensor], float]
+Metric = Callable[[Tensor, Tensor], float | Tensor]
 """All outputs and all targets to one figure."""
 
 

@@ -17,14 +17,16 @@ Inputs = Array | list[str] | dict[str, Array]
 """Raw inputs of N examples: an array with N rows (uint8 images are N x C x H x W), N texts, or columns of
 N values each."""
 
-Kind = Literal["image", "table", "text", "tensor"]
-Task = Literal["classification", "regression"]
+Kind = Literal["image", "table", "text", "tokens", "tensor"]
+Task = Literal["classification", "regression", "language_modelling"]
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Examples:
     """N inputs with their targets: int64 class indices, or float32 values for regression.
+
+    For language modelling both are N x T token ids; a target of -100 is not to be predicted.
 
     `groups` and `times`, where given, are what a group or time split goes by.
     """

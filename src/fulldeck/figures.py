@@ -12,6 +12,7 @@ LOWER_IS_BETTER = (
     "mse",
     "mae",
     "perplexity",
+    "bits_per",
     "bytes",
     "_ms",
     "seconds",

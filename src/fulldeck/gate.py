@@ -6,7 +6,7 @@ So no conversion is ever wrong in silence.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,13 @@ import torch
 
 from fulldeck.batch import Metric
 from fulldeck.candidate import Candidate, Tolerance
+from fulldeck.data import Examples
 from fulldeck.figures import lower_is_better
+from fulldeck.token_mean import score
 
-MAX_ROWS = 2_000
-"""Validation rows that a candidate is judged on; more would cost time and change little."""
+MAX_ROWS, MAX_VALUES = 2_000, 2**26
+"""Validation rows that a candidate is judged on, and values that their outputs may have together (a
+language model has as many for each token as its vocabulary is large); more would change little."""
 LATENCY_RUNS, LATENCY_SECONDS = 50, 2.0
 """Latency is measured so often, or for so long: a large model needs no more."""
 
@@ -37,7 +40,7 @@ class Measured:
 
 def measure(candidate: Candidate, metrics: Mapping[str, Metric]) -> Measured:
     """Run `candidate` in its present form on its judged examples."""
-    rows = candidate.judged.take(np.arange(min(MAX_ROWS, len(candidate.judged))))
+    rows = candidate.judged.take(np.arange(judged_rows(candidate)))
     inputs = candidate.encoded(rows)
     outputs = candidate.run(inputs)
     one = {name: value[:1] for name, value in inputs.items()}
@@ -52,6 +55,27 @@ def measure(candidate: Candidate, metrics: Mapping[str, Metric]) -> Measured:
         size_in_bytes(candidate),
         1000 * float(np.median(times)),
     )
+
+
+def judged_rows(candidate: Candidate) -> int:
+    """How many of the judged examples a conversion is compared on."""
+    values = candidate.run(candidate.example(1)).size
+    return max(1, min(MAX_ROWS, len(candidate.judged), MAX_VALUES // values))
+
+
+def scores_of_many(
+    candidate: Candidate, examples: Examples, metrics: Mapping[str, Metric]
+) -> dict[str, float]:
+    """Every metric on any number of `examples`, without keeping outputs where each metric is a TokenMean."""
+    at_once = judged_rows(candidate)
+
+    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for start in range(0, len(examples), at_once):
+            rows = examples.take(np.arange(start, min(start + at_once, len(examples))))
+            outputs = candidate.run(candidate.encoded(rows))
+            yield torch.from_numpy(outputs), torch.from_numpy(rows.targets)
+
+    return score(batches(), metrics)
 
 
 def scores(
@@ -82,9 +106,12 @@ def changes(before: Measured, after: Measured) -> dict[str, dict[str, float]]:
 
 
 def agreement(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
-    """Share of equal predictions; for single-valued outputs, of values within one percent of their spread."""
-    if one.ndim > 1 and one.shape[1] > 1:
-        return float((one.argmax(axis=1) == other.argmax(axis=1)).mean())
+    """Share of equal predictions; for single-valued outputs, of values within one percent of their spread.
+
+    A prediction is the largest value along the last axis: one a row, or one a token.
+    """
+    if one.ndim > 1 and one.shape[-1] > 1:
+        return float((one.argmax(axis=-1) == other.argmax(axis=-1)).mean())
     return float((np.abs(one - other) <= 0.01 * (one.std() + 1e-12)).mean())
 
 

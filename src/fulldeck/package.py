@@ -52,7 +52,7 @@ class ServiceFile(Declared):
     """The content of service.json."""
 
     model: str = param(..., doc="The model's name in URLs.")
-    task: str = param(..., doc="classification or regression.")
+    task: str = param(..., doc="classification, regression or language_modelling.")
     classes: tuple[str, ...] = param((), doc="Label names in the order of the outputs.")
     inputs: tuple[TensorSpec, ...] = param(..., doc="The model's inputs.")
     outputs: tuple[TensorSpec, ...] = param(..., doc="The model's outputs.")

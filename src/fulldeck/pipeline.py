@@ -32,7 +32,7 @@ from fulldeck.device import cpu_threads, pick_device
 from fulldeck.errors import BadInput, CannotAct, RunFailed
 from fulldeck.evaluation import evaluate
 from fulldeck.files import write_json
-from fulldeck.gate import MAX_ROWS, breaches, changes, measure, scores
+from fulldeck.gate import breaches, changes, judged_rows, measure, scores, scores_of_many
 from fulldeck.instruction import Instruction, Situation
 from fulldeck.loader import BatchLoader, ShuffledSampler
 from fulldeck.machine import describe_machine, peak_memory
@@ -246,7 +246,10 @@ class _Execution:
             epochs=settings["epochs"],
             max_steps=settings.get("max_steps"),
             optimizer=workload.optimizer(settings["learning_rate"], settings["weight_decay"]),
-            validation=BatchLoader(data.validation, data.encoder, 512),
+            # Outputs of a language model are too large for more rows at once than training takes.
+            validation=BatchLoader(
+                data.validation, data.encoder, settings["batch_size"] if data.kind == "tokens" else 512
+            ),
             metrics=workload.metrics(data),
             micro_batch=settings.get("micro_batch"),
             device=settings["device"],
@@ -260,8 +263,8 @@ class _Execution:
     def optimise(self, candidate: Candidate) -> Candidate:
         """All `optimise` doors, each followed by the gate."""
         metrics = self.workload.metrics(candidate.data)
-        if len(candidate.judged) > MAX_ROWS:
-            self._note(f"conversions are compared on the first {MAX_ROWS:,} validation examples")
+        if (compared := judged_rows(candidate)) < len(candidate.judged):
+            self._note(f"conversions are compared on the first {compared:,} validation examples")
         before = measure(candidate, metrics)
         for step in self._acting("optimise"):
             after_step = self._open(step, "optimise", step.instruction.optimise, candidate)
@@ -298,6 +301,9 @@ class _Execution:
                 self._note(
                     f"train metrics are those of the first {MAX_SCORED:,} of {len(examples):,} examples"
                 )
+            if candidate.data.task == "language_modelling":
+                outputs, result[name] = np.empty(0), scores_of_many(candidate, rows, metrics)
+                continue
             outputs = candidate.run(candidate.encoded(rows))
             result[name] = scores(outputs, rows.targets, metrics)
         # The last split is the one that training saw least of.

@@ -23,7 +23,9 @@ import numpy as np
 
 from fulldeck.candidate import Candidate
 from fulldeck.data import Examples
+from fulldeck.encoders.tokens import TokenEncoder
 from fulldeck.errors import RunFailed
+from fulldeck.generation import places
 from fulldeck.machine import resident_memory
 
 REQUESTS = 100
@@ -39,13 +41,11 @@ def rehearse(package: Path, candidate: Candidate, examples: Examples) -> dict[st
     an error.
     """
     chosen = examples.take(np.arange(min(REQUESTS, len(examples))))
-    own = candidate.run(candidate.encoded(chosen))
     agreed, times = 0, []
     with server(package) as (url, process):
         address = urlsplit(url)
         connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
-        for row in range(len(chosen)):
-            content_type, body = as_sent(chosen, row, candidate.data.kind)
+        for content_type, body, own in questions(candidate, chosen):
             start = time.perf_counter()
             connection.request("POST", "/predict", body, {"Content-Type": content_type})
             response = connection.getresponse()
@@ -53,7 +53,7 @@ def rehearse(package: Path, candidate: Candidate, examples: Examples) -> dict[st
             times.append(1000 * (time.perf_counter() - start))
             if response.status != 200:
                 raise RunFailed(f"the rehearsal's server answered {response.status}: {answer.decode()[:200]}")
-            agreed += _same(json.loads(answer), own[row], candidate.data.classes)
+            agreed += _same(json.loads(answer), own, candidate.data.classes)
         connection.close()
         memory = resident_memory(process)
     return {
@@ -87,6 +87,27 @@ def server(package: Path) -> Iterator[tuple[str, int]]:
                 stream.close()
 
 
+def questions(candidate: Candidate, examples: Examples) -> Iterator[tuple[str, bytes, Any]]:
+    """Content type and body of one request an example, and what the candidate itself answers.
+
+    A language model is asked for the token that follows the first half of each example as a text.
+    """
+    encoder = candidate.data.encoder
+    if not isinstance(encoder, TokenEncoder):
+        own = candidate.run(candidate.encoded(examples))
+        for row in range(len(examples)):
+            yield *as_sent(examples, row, candidate.data.kind), own[row]
+        return
+    assert isinstance(examples.inputs, np.ndarray)
+    for ids in examples.inputs:
+        half = ids[: max(1, encoder.length // 2)].tolist()
+        prompt = encoder.text(half if encoder.mask is None else [*half, encoder.mask])
+        asked = encoder.parse(prompt)
+        logits = candidate.run(encoder.encode(encoder.collect([asked])))[0]
+        body = json.dumps({"text": prompt, "tokens": 1}).encode()
+        yield "application/json", body, logits[places(encoder, asked)].argmax(axis=-1)
+
+
 def as_sent(examples: Examples, row: int, kind: str) -> tuple[str, bytes]:
     """One raw item as a person would send it: content type and body."""
     inputs = examples.inputs
@@ -112,6 +133,8 @@ def _cell(value: Any) -> Any:
 
 
 def _same(answer: dict[str, Any], own: Any, classes: tuple[str, ...]) -> bool:
+    if "likeliest" in answer:
+        return bool([place[0]["id"] for place in answer["likeliest"]] == own.tolist())
     if "label" in answer:
         return bool(answer["label"] == classes[int(np.argmax(own))])
     return bool(np.isclose(answer["value"], float(np.reshape(own, -1)[0]), rtol=1e-3, atol=1e-5))

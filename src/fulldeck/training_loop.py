@@ -32,6 +32,7 @@ from fulldeck.loader import Loader, as_loader
 from fulldeck.loss_log import LossLog
 from fulldeck.random_state import seed_all
 from fulldeck.step_clock import BACKWARD, DATA, FORWARD, INSTRUCTIONS, OPTIMIZER, TRANSFER, StepClock
+from fulldeck.token_mean import score
 from fulldeck.training_state import restore_training_state, training_state
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ class TrainingLoop:
             lambda parameters: [optimizer(parameters)]
         )
         self.split: Callable[[Batch], Sequence[Part]] = self._split
-        self.weigh: Callable[[Tensor], float] = len
+        # A loss that is no mean over the samples says what it is a mean over.
+        self.weigh: Callable[[Tensor], float] = getattr(loss, "weigh", len)
         self.loss_scale: float | Tensor = 1.0
 
         self.optimizers: list[torch.optim.Optimizer] = []
@@ -391,19 +393,18 @@ class TrainingLoop:
     @torch.no_grad()
     def evaluate(self, loader: Loader | Iterable[Any]) -> dict[str, float]:
         """Loss and metrics of the model as deployed, over all batches of `loader`."""
-        outputs, targets = self.predict(loader)
-        values = {"loss": float(self.loss(outputs, targets))}
-        return values | {name: float(metric(outputs, targets)) for name, metric in self.metrics.items()}
+        return score(self._predictions(loader), {"loss": self.loss, **self.metrics})
 
     @torch.no_grad()
     def predict(self, loader: Loader | Iterable[Any]) -> tuple[Tensor, Tensor]:
         """Outputs and targets of the model as deployed, over all batches, on the CPU."""
-        outputs, targets = [], []
+        outputs, targets = zip(*self._predictions(loader), strict=True)
+        return torch.cat(outputs), torch.cat(targets)
+
+    def _predictions(self, loader: Loader | Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         with self.deployed() as model:
             for inputs, target in as_loader(loader).batches(0):
-                outputs.append(call(model, to_device(inputs, self.device)).float().cpu())
-                targets.append(target.cpu())
-        return torch.cat(outputs), torch.cat(targets)
+                yield call(model, to_device(inputs, self.device)).float().cpu(), target.cpu()
 
     def learning_rate(self) -> float:
         """That of the first group of the first optimizer."""

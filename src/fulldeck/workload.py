@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fulldeck.data import Data
 from fulldeck.declared import Declared
 from fulldeck.encoders import Encoder
+from fulldeck.token_mean import IGNORED, TokenMean
 
 if TYPE_CHECKING:
     from fulldeck.batch import LossFunction, Metric
@@ -38,9 +39,9 @@ class Workload(Declared):
     kind: ClassVar[str]
     """The recipe's `kind`, or the name of a built-in workload."""
     data_kind: ClassVar[str]
-    """image, table, text or tensor; `unknown` where only the user's code can tell."""
+    """image, table, text, tokens or tensor; `unknown` where only the user's code can tell."""
     task: ClassVar[str]
-    """classification, regression; `unknown` where only the data can tell."""
+    """classification, regression, language_modelling; `unknown` where only the data can tell."""
     defaults: ClassVar[TrainingDefaults] = TrainingDefaults()
 
     @classmethod
@@ -71,13 +72,22 @@ class Workload(Declared):
         """The mean loss over a batch; for classification it also takes targets as probabilities.
 
         For regression it is in units of the variance of the train targets: 1 for predicting their mean.
+        For language modelling it is the mean over tokens, in nats.
         """
         if data.task == "classification":
             return nn.functional.cross_entropy
+        if data.task == "language_modelling":
+            return TokenMean(surprise)
         return partial(squared_error, variance=float(data.train.targets.var()))
 
     def metrics(self, data: Data) -> Mapping[str, Metric]:
-        """Name to a function of all outputs and targets; the first is the one that gates compare."""
+        """Name to a function of all outputs and targets; the first is the one that gates compare.
+
+        For language modelling that is the share of tokens foreseen: what instructions may lose is meant in
+        points of it. Perplexity is in its exponent, so no fixed loss of it fits every model.
+        """
+        if data.task == "language_modelling":
+            return {"accuracy": TokenMean(foreseen), "perplexity": TokenMean(surprise, torch.exp)}
         return {"accuracy": accuracy} if data.task == "classification" else {"r2": r2}
 
     def samples(self, candidate: Candidate) -> list[dict[str, str]]:
@@ -103,6 +113,16 @@ class Workload(Declared):
 def accuracy(outputs: Tensor, targets: Tensor) -> float:
     """Share of rows whose largest of N x C logits is at the target class."""
     return float((outputs.argmax(dim=1) == targets).double().mean())
+
+
+def surprise(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of each of M tokens, in nats, of M x V logits; 0 where the target is IGNORED."""
+    return nn.functional.cross_entropy(logits, targets, reduction="none", ignore_index=IGNORED)
+
+
+def foreseen(logits: Tensor, targets: Tensor) -> Tensor:
+    """1 for each of M tokens that is the likeliest of M x V logits, else 0."""
+    return (logits.argmax(dim=-1) == targets).double()
 
 
 def r2(outputs: Tensor, targets: Tensor) -> float:

@@ -6,7 +6,16 @@ from fulldeck.workloads import WORKLOADS, make_workload, workload_class
 
 
 def test_workloads_are_found_by_file():
-    assert set(WORKLOADS) >= {"breast_cancer", "digits", "images", "python", "table", "text"}
+    assert set(WORKLOADS) >= {
+        "breast_cancer",
+        "digits",
+        "images",
+        "language_model",
+        "python",
+        "stdlib_text",
+        "table",
+        "text",
+    }
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
@@ -14,7 +23,7 @@ def test_each_says_what_it_is(name):
     cls = workload_class(name)
     assert issubclass(cls, Workload)
     assert cls.kind == name
-    assert cls.data_kind in ("image", "table", "text", "tensor", "unknown")
+    assert cls.data_kind in ("image", "table", "text", "tokens", "tensor", "unknown")
     for field in cls.model_fields.values():
         assert field.description.endswith(".")
 

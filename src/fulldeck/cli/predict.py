@@ -28,12 +28,22 @@ def command(
     json: Json = False,
 ) -> None:
     """Answer one input with a packaged model."""
+    from functools import partial
+
+    from fulldeck.encoders.tokens import TokenEncoder
+    from fulldeck.generation import fill_in, generate
     from fulldeck.package import Package
     from fulldeck.serving.predict import describe
 
     package = Package.open(package_folder(target))
     package.model(engine)
     encoder = package.encoder()
+    if isinstance(encoder, TokenEncoder):
+        model, output = package.engine(engine), package.service.outputs[0].name
+        write = fill_in if encoder.mask is not None else partial(generate, temperature=0)
+        text = write(lambda inputs: model.run(inputs)[output], encoder, str(read_item(encoder, item)))
+        write_json({"text": text}) if json else typer.echo(text)
+        return
     inputs = encoder.encode(encoder.collect([encoder.parse(read_item(encoder, item))]))
     outputs = package.engine(engine).run(inputs)
     answer = describe(package.service, outputs[package.service.outputs[0].name])[0]
@@ -55,7 +65,7 @@ def read_item(encoder: Encoder, item: str) -> bytes | str | dict[str, Any] | lis
             raise BadInput(f"{item} does not exist; INPUT is an image file")
         return path.read_bytes()
     text = path.read_text(encoding="utf-8", errors="replace") if is_file else item
-    if encoder.kind == "text":
+    if encoder.kind in ("text", "tokens"):
         return text
     try:
         value = json_module.loads(text)

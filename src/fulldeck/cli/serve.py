@@ -14,6 +14,7 @@ EXAMPLE = "fulldeck serve runs/latest --port 8000"
 SEND = {
     "image": "--data-binary @IMAGE",
     "text": """--json '{"text": "..."}'""",
+    "tokens": """--json '{"text": "..."}'""",
     "table": """--json '{"row": {"COLUMN": 1}}'""",
     "tensor": """--json '{"input": [1, 2]}'""",
 }

@@ -19,7 +19,7 @@ class Encoder(Protocol):
     """Raw items to the model's input arrays."""
 
     kind: ClassVar[str]
-    """image, table, text or tensor; also the name of the module that holds the class."""
+    """image, table, text, tokens or tensor; also the name of the module that holds the class."""
 
     lazy: ClassVar[bool]
     """True: encode batch by batch (cheap, and the result is large). False: encode the data once."""
@@ -62,11 +62,27 @@ def load_encoder(value: Mapping[str, Any]) -> Encoder:
         from fulldeck.encoders.text import TextEncoder
 
         return TextEncoder.from_json(value)
+    if kind == "tokens":
+        from fulldeck.encoders.tokens import TokenEncoder
+
+        return TokenEncoder.from_json(value)
     if kind == "tensor":
         from fulldeck.encoders.tensor import TensorEncoder
 
         return TensorEncoder.from_json(value)
-    raise BadInput(f"unknown encoder kind {kind!r}; there is image, table, text, tensor")
+    raise BadInput(f"unknown encoder kind {kind!r}; there is image, table, text, tokens, tensor")
+
+
+def text_of(item: Any) -> str:
+    """A text, or its bytes in UTF-8. Raises BadInput for anything else."""
+    try:
+        text = item.decode("utf-8") if isinstance(item, bytes) else item
+        if not isinstance(text, str):
+            raise BadInput("send a text")
+        text.encode("utf-8")
+    except UnicodeError:
+        raise BadInput("the text is not valid UTF-8") from None
+    return text
 
 
 def numeric(item: Any, what: str) -> npt.NDArray[np.float32]:

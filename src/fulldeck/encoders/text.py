@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from fulldeck.errors import BadInput, extra
+from fulldeck.encoders import text_of
+from fulldeck.errors import extra
 
 if TYPE_CHECKING:
     import tokenizers
@@ -26,13 +27,14 @@ COVERED = 99
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """Texts to `length` token ids each: cut, or padded with 0 at the end.
+    """Texts to `length` token ids each: cut, or padded with `padding` at the end.
 
     `tokenizer` is the JSON of Hugging Face's tokenizers library.
     """
 
     tokenizer: str
     length: int
+    padding: int = PADDING
     kind: ClassVar[str] = "text"
     lazy: ClassVar[bool] = False
 
@@ -70,7 +72,7 @@ class TextEncoder:
     def _tokenizer(self) -> tokenizers.Tokenizer:
         tokenizer: tokenizers.Tokenizer = extra("tokenizers", "text").Tokenizer.from_str(self.tokenizer)
         tokenizer.enable_truncation(self.length)
-        tokenizer.enable_padding(length=self.length, pad_id=PADDING, pad_token="[PAD]")
+        tokenizer.enable_padding(length=self.length, pad_id=self.padding)
         return tokenizer
 
     @property
@@ -86,23 +88,23 @@ class TextEncoder:
 
     def parse(self, item: bytes | str | Mapping[str, Any] | list[Any]) -> str:
         """A text, or its bytes in UTF-8."""
-        try:
-            text = item.decode("utf-8") if isinstance(item, bytes) else item
-            if not isinstance(text, str):
-                raise BadInput("send a text")
-            text.encode("utf-8")
-        except UnicodeError:
-            raise BadInput("the text is not valid UTF-8") from None
-        return text
+        return text_of(item)
 
     def collect(self, items: list[Any]) -> list[str]:
         """The texts as they are."""
         return items
 
     def to_json(self) -> dict[str, Any]:
-        """Length, and all of the tokenizer."""
-        return {"kind": self.kind, "length": self.length, "tokenizer": json.loads(self.tokenizer)}
+        """Length, padding, and all of the tokenizer."""
+        return {
+            "kind": self.kind,
+            "length": self.length,
+            "padding": self.padding,
+            "tokenizer": json.loads(self.tokenizer),
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        return cls(json.dumps(value["tokenizer"], ensure_ascii=False), value["length"])
+        return cls(
+            json.dumps(value["tokenizer"], ensure_ascii=False), value["length"], value.get("padding", PADDING)
+        )

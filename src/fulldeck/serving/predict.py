@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from fulldeck.encoders import Encoder
+from fulldeck.encoders.tokens import TokenEncoder
 from fulldeck.errors import BadInput
 from fulldeck.package import ServiceFile
+from fulldeck.serving.continuation import answer_prompt
 from fulldeck.serving.http import Refusal, Request, Response
 from fulldeck.serving.multipart import form_files
 from fulldeck.serving.protocol import finite, parse_json, to_json
@@ -44,6 +46,9 @@ class Prediction:
 
     async def answer(self, request: Request) -> Response:
         """Encode the items, run the model, say what it predicts. Raises Refusal."""
+        if isinstance(self._encoder, TokenEncoder):
+            output = self._service.outputs[0].name
+            return Response(200, to_json(await answer_prompt(request, output, self._encoder, self._queue)))
         if (
             request.header(b"content-type").startswith("application/json")
             and len(request.body) <= INLINE_BYTES

@@ -1,7 +1,8 @@
-"""CSV and parquet files as frames of columns. Needs the extra `files`."""
+"""CSV and parquet files as frames of columns, one file or one for each split. Needs the extra `files`."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fulldeck.errors import BadInput, closest, extra
+from fulldeck.sources.given_split import WORDS
 
 if TYPE_CHECKING:
     import polars
 
+PARQUET, CSV = (".parquet", ".pq"), (".csv", ".tsv")
 SEPARATORS = (",", ";", "\t", "|")
 LISTED = 20
 """Most column names that an error lists."""
@@ -24,8 +27,9 @@ Result = TypeVar("Result")
 class ColumnFile:
     """The columns of a CSV or parquet file, of which only those asked for are read.
 
-    Cells of a CSV file are texts, as they are; an empty one is None. Raises BadInput if the file is
-    missing, empty or not what its suffix says.
+    Cells of a CSV file are texts, as they are; an empty one is None. A folder is read as one file if the
+    names in it begin with train, validation or test (`train.csv`, `test-00000-of-00001.parquet`), which
+    become a column "split". Raises BadInput if the file is missing, empty or not what its suffix says.
     """
 
     def __init__(self, path: str) -> None:
@@ -77,14 +81,25 @@ class ColumnFile:
         return f'column "{column}" of {self.path}'
 
     def _scan(self) -> polars.LazyFrame:
-        suffix = self.path.suffix.lower()
+        if not self.path.is_dir():
+            return self._scan_file(self.path)
+        frames = [
+            self._scan_file(path).with_columns(split=self._polars.lit(_split(path)))
+            for path in column_files(self.path)
+        ]
+        if not frames:
+            raise BadInput(f"{self.path} has no .csv, .tsv or .parquet file")
+        whole: polars.LazyFrame = self._polars.concat(frames)
+        return whole
+
+    def _scan_file(self, path: Path) -> polars.LazyFrame:
         frame: polars.LazyFrame
-        if suffix in (".parquet", ".pq"):
-            frame = self._polars.scan_parquet(self.path)
-        elif suffix in (".csv", ".tsv"):
-            frame = self._polars.scan_csv(self.path, infer_schema=False, separator=_separator(self.path))
+        if path.suffix.lower() in PARQUET:
+            frame = self._polars.scan_parquet(path)
+        elif path.suffix.lower() in CSV:
+            frame = self._polars.scan_csv(path, infer_schema=False, separator=_separator(path))
         else:
-            raise BadInput(f"{self.path} is neither .csv, .tsv nor .parquet")
+            raise BadInput(f"{path} is neither .csv, .tsv nor .parquet")
         return frame
 
     def _guarded(self, work: Callable[[], Result]) -> Result:
@@ -96,6 +111,12 @@ class ColumnFile:
         except (errors.PolarsError, errors.PanicException, OSError) as error:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise BadInput(f"{self.path} cannot be read: {reason}") from error
+
+
+def column_files(path: Path) -> list[Path]:
+    """The CSV and parquet files of a folder, by name; of a file, itself if it is one."""
+    found = sorted(path.iterdir()) if path.is_dir() else [path]
+    return [file for file in found if file.suffix.lower() in PARQUET + CSV]
 
 
 def existing(path: str) -> Path:
@@ -120,6 +141,13 @@ def array(series: polars.Series) -> npt.NDArray[Any]:
 
 def _polars() -> Any:
     return extra("polars", "files")
+
+
+def _split(path: Path) -> str:
+    word = re.split(r"[^a-z]", path.stem.lower())[0]
+    if word not in WORDS:
+        raise BadInput(f"{path}: files of a folder must be named train.*, validation.* or test.*")
+    return WORDS[word]
 
 
 def _separator(path: Path) -> str:
