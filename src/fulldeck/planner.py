@@ -226,7 +226,7 @@ def _reasons(step: Step, edges: Sequence[_Edge]) -> tuple[str, ...]:
     if before:
         return tuple(f"before {then}: {reason}" for then, reason in before.items())
     doors = step.instruction.doors()
-    return (f"first door is {doors[0]}; among those as in the recipe" if doors else "as in the recipe",)
+    return (f"as in the recipe, among those whose first door is {doors[0]}" if doors else "as in the recipe",)
 
 
 def _cycle(steps: Sequence[Step], edges: Sequence[_Edge]) -> list[_Edge]:
