@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fulldeck.files import write_text
+from fulldeck.report.comparison import Comparison
 from fulldeck.report.content import report_content
 from fulldeck.report.page import render
 from fulldeck.report.run_files import read_run
@@ -25,3 +26,11 @@ def write_report(run: Path) -> Path:
     path = files.folder / REPORT
     write_text(path, render("report.html", **report_content(files)))
     return path
+
+
+def write_comparison(comparison: Comparison, path: Path) -> None:
+    """Write the comparison of runs (of `fulldeck.report.comparison.compare`) as a page to `path`.
+
+    Raises BadInput if `path` cannot be written.
+    """
+    write_text(path, render("compare.html", comparison=comparison))
