@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import typer
 
 from fulldeck import __version__
-from fulldeck.cli import doctor, listing, new, plan, predict, report, run, schema, serve, show
+from fulldeck.cli import compare, doctor, listing, new, plan, predict, report, run, schema, serve, show
 from fulldeck.cli.output import Interrupted, write_error
 from fulldeck.errors import BadInput, RunFailed
 
@@ -26,6 +26,7 @@ COMMANDS = {
     "new": new,
     "schema": schema,
     "report": report,
+    "compare": compare,
 }
 """Name to the module that holds its `command` and an `EXAMPLE`."""
 
