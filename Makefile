@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime
 READY := .venv/.ready
 
-.PHONY: help run test test-slow check setup bench generated new
+.PHONY: help run test test-slow check setup bench docs docs-serve generated new
 
 help:  ## Show these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,13 @@ check: $(READY)  ## Lint, format, types, import rules, generated files (under a 
 bench: $(READY)  ## Overhead of the loop, beside other trainers; more in benchmarks/
 	$(BIN)/pip install --quiet --constraint constraints.txt --group bench
 	$(BIN)/python benchmarks/loop_overhead.py
+
+# The theme announces its successor at each build; that is no warning about these pages.
+docs: $(READY)  ## The documentation, in site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-serve: $(READY)  ## The documentation at http://127.0.0.1:8001, rebuilt when a page changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8001
 
 generated: $(READY)  ## Write the files that are generated from the code
 	$(BIN)/python -m fulldeck.generate

@@ -42,7 +42,7 @@ def command(
             (
                 key,
                 _values(value),
-                _plain(value["default"]) if "default" in value else "required",
+                plain_value(value["default"]) if "default" in value else "required",
                 _meaning(value),
             )
             for key, value in entry.parameters.items()
@@ -79,23 +79,23 @@ def _facts(entry: Entry) -> list[str]:
 
 
 def _values(schema: Mapping[str, Any]) -> str:
-    allowed = _allowed(schema)
+    allowed = allowed_values(schema)
     return allowed if len(allowed) <= LONGEST else "one of these:"
 
 
 def _meaning(schema: Mapping[str, Any]) -> str:
-    allowed, said = _allowed(schema), schema.get("description", "")
+    allowed, said = allowed_values(schema), schema.get("description", "")
     return said if len(allowed) <= LONGEST else f"{allowed}. {said}"
 
 
-def _allowed(schema: Mapping[str, Any]) -> str:
+def allowed_values(schema: Mapping[str, Any]) -> str:
     """A parameter's JSON schema in a few words: `number, 0 to 1`."""
     if "anyOf" in schema:
-        return " or ".join(_allowed(choice) for choice in schema["anyOf"] if choice != {"type": "null"})
+        return " or ".join(allowed_values(choice) for choice in schema["anyOf"] if choice != {"type": "null"})
     if "enum" in schema:
-        return ", ".join(_plain(value) for value in schema["enum"])
+        return ", ".join(plain_value(value) for value in schema["enum"])
     if "const" in schema:
-        return _plain(schema["const"])
+        return plain_value(schema["const"])
     words = {"array": "list", "null": "null", "boolean": "true, false", "string": "text"}
     kind = words.get(schema.get("type", ""), schema.get("type", "any"))
     if "minimum" in schema and "maximum" in schema:
@@ -111,5 +111,6 @@ _BOUNDS = {
 }
 
 
-def _plain(value: Any) -> str:
+def plain_value(value: Any) -> str:
+    """A value as a recipe writes it."""
     return value if isinstance(value, str) else json_module.dumps(value)

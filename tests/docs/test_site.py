@@ -1,0 +1,86 @@
+"""The site: builds without a warning, links and anchors within it hold, and it loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import generate_pages
+import instruction_page
+import measurement_page
+import pytest
+
+from fulldeck.catalogue import built_in
+from fulldeck.cli import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    words = ["-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    assert not built.stdout + built.stderr
+    return folder
+
+
+def test_nothing_is_loaded_from_another_host(site: Path) -> None:
+    loading = re.compile(r'<(?:script|img|iframe)[^>]+src="(https?:)?//|<link[^>]+href="(https?:)?//')
+    for page in site.rglob("*.html"):
+        assert not loading.search(page.read_text()), page
+    for style in site.rglob("*.css"):
+        assert not re.search(r"(url\(|@import )[\"']?https?:", style.read_text()), style
+
+
+def test_every_instruction_has_a_page(site: Path) -> None:
+    for entry in built_in():
+        text = (site / f"instructions/{entry.name}.html").read_text()
+        for name in entry.parameters:
+            assert f"<code>{name}</code>" in text
+        assert "Not measured yet." in text or instruction_page.measured(entry.name)
+
+
+def test_every_command_is_described(site: Path) -> None:
+    text = (site / "command-line.html").read_text()
+    for name in COMMANDS:
+        assert f'id="fulldeck-{name}"' in text
+
+
+def test_no_source_of_the_generator_is_published(site: Path) -> None:
+    assert not [*site.rglob("*.py"), *site.rglob("*.pyc")]
+
+
+def test_every_result_is_shown_with_its_machine_and_command() -> None:
+    text = measurement_page.page()
+    results = sorted(measurement_page.RESULTS.glob("*.json"))
+    assert results
+    for result in results:
+        section = text.split(f"## {result.stem.replace('_', ' ').capitalize()}\n")[1].split("\n## ")[0]
+        assert f"`python benchmarks/{result.stem}.py" in section
+        assert "Machine: " in section
+        assert section.count("\n|") > 3
+
+
+def test_evidence_that_was_measured_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    entry = built_in()[0]
+    (tmp_path / "one.json").write_text(
+        f'{{"name": "{entry.name}", "workload": "digits", "metric": "steps", "verdict": "helps", "ratio": 0.5, '
+        '"interval": [0.4, 0.6], "rounds": 10, "machine": {"processor": "AMD EPYC", "cores": 2}}'
+    )
+    monkeypatch.setattr(instruction_page, "EVIDENCE", tmp_path)
+    text = instruction_page.page(entry)
+    assert "| digits | steps | 0.5 | 0.4 to 0.6 | 10 | helps | AMD EPYC, 2 cores |" in text
+    assert "Not measured yet." not in text
+
+
+def test_an_unknown_part_of_a_page_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        generate_pages.complete("<!-- generated: nothing of this name -->")
