@@ -17,6 +17,7 @@ NAMES = {
     "Examples": "data",
     "Instruction": "instruction",
     "Plan": "planner",
+    "Progress": "progress",
     "Recipe": "recipe",
     "RunFailed": "errors",
     "Service": "service",

@@ -39,6 +39,7 @@ from fulldeck.instructions.training.weight_averaging import average_weights as a
 from fulldeck.pipeline import plan as plan
 from fulldeck.pipeline import run as run
 from fulldeck.planner import Plan as Plan
+from fulldeck.progress import Progress as Progress
 from fulldeck.recipe import Recipe as Recipe
 from fulldeck.recipe import make_recipe as make_recipe
 from fulldeck.recipe import read_recipe as read_recipe

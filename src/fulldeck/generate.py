@@ -15,11 +15,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from fulldeck import NAMES
 from fulldeck.catalogue import FILE, REGENERATE, describe, parameters_of
 from fulldeck.files import write_text
 from fulldeck.instruction import Instruction
 from fulldeck.recipe import Goal, Train
+from fulldeck.trackers import TRACKERS, tracker_class
 from fulldeck.workloads import WORKLOADS, workload_class
 
 _TABLE = ("<!-- catalogue -->", "<!-- /catalogue -->")
@@ -79,12 +82,17 @@ def generated(package: str = "fulldeck.instructions") -> dict[Path, str]:
 
 
 def _recipe_sections() -> dict[str, Any]:
-    workloads = {}
-    for name in WORKLOADS:
-        cls = workload_class(name)
-        title = inspect.cleandoc(sys.modules[cls.__module__].__doc__ or "").partition("\n")[0]
-        workloads[name] = {"title": title, "parameters": parameters_of(cls)}
-    return {"workloads": workloads, "train": parameters_of(Train), "goal": parameters_of(Goal)}
+    return {
+        "workloads": {name: _titled(workload_class(name)) for name in WORKLOADS},
+        "train": parameters_of(Train),
+        "goal": parameters_of(Goal),
+        "trackers": {name: _titled(tracker_class(name)) for name in TRACKERS},
+    }
+
+
+def _titled(cls: type[BaseModel]) -> dict[str, Any]:
+    title = inspect.cleandoc(sys.modules[cls.__module__].__doc__ or "").partition("\n")[0]
+    return {"title": title, "parameters": parameters_of(cls)}
 
 
 def _stub(instructions: list[dict[str, Any]]) -> str:

@@ -41,10 +41,12 @@ from fulldeck.recipe import Recipe, make_recipe, read_recipe
 from fulldeck.rehearsal import rehearse
 from fulldeck.report import write_report
 from fulldeck.run_folder import EVALUATION, PLAN, RunFolder
+from fulldeck.run_log import RunLog
 from fulldeck.service import Service
 from fulldeck.splitting import with_default_split
+from fulldeck.tracking import Tracking
 from fulldeck.training_loop import TrainingLoop
-from fulldeck.watcher import Watcher
+from fulldeck.watcher import Watcher, Watchers, default_watcher
 from fulldeck.workload import Workload, encoded
 
 MAX_SCORED = 10_000
@@ -68,12 +70,15 @@ def run(
     `recipe` is a file, the name of a shipped recipe, a Recipe; with `instructions`, a workload: its name,
     a mapping with `kind`, or the object. `settings` change a recipe (`train.epochs=3`), `train` are
     training settings (`epochs=3`). The result is the content of result.json; `result["run"]` is the
-    folder below `out`. With `resume`, the newest unfinished run of the same recipe goes on.
+    folder below `out`. With `resume`, the newest unfinished run of the same recipe goes on. `watcher` is
+    told what happens; without one, only a notebook shows progress.
 
     Raises BadInput (for a recipe: with every problem), RunFailed, KeyboardInterrupt.
     """
     made = as_recipe(recipe, instructions, settings, train)
     plan = make_plan(made, situation(made))
+    for tracker in made.trackers:
+        tracker.check()
     text = made.to_yaml()
     folder = (
         RunFolder.unfinished(Path(out), made.name, text)
@@ -81,7 +86,7 @@ def run(
         else RunFolder.create(Path(out), made.name, text)
     )
     with folder.locked():
-        return _Execution(plan, folder, resume, watcher or Watcher()).finish()
+        return Execution(plan, folder, resume, watcher or default_watcher()).finish()
 
 
 def plan(
@@ -119,14 +124,15 @@ def situation(recipe: Recipe) -> Situation:
     return Situation(workload.data_kind, workload.task, pick_device(recipe.train.device).type)
 
 
-class _Execution:
-    """One execution of a plan in its folder."""
+class Execution:
+    """One execution of a plan in its folder; `service` is what it comes to."""
 
     def __init__(self, plan: Plan, folder: RunFolder, resume: bool, watcher: Watcher) -> None:
         self.plan = plan
         self.folder = folder
         self.resume = resume
-        self.watcher = watcher
+        tracking = Tracking(plan.recipe, folder.path, self._note)
+        self.watcher = Watchers([tracking, RunLog(), watcher])
         self.workload = plan.recipe.workload
         self.settings: dict[str, Any] = plan.recipe.resolved()["train"]
         self.reports: dict[str, dict[str, Any]] = {step.label: _report(step) for step in plan.steps}
@@ -161,6 +167,7 @@ class _Execution:
         except BadInput as error:
             if not self.began:
                 self.folder.discard()
+                self.watcher.ended("failed", str(error))
             else:
                 self._ended("failed", str(error))
             raise
@@ -399,6 +406,7 @@ class _Execution:
 
     def _ended(self, status: str, error: str) -> None:
         self.result |= {"status": status, "error": error}
+        self.watcher.ended(status, error)
         self.folder.write_result(self.result)
         self._write_report()
 

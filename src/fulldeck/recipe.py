@@ -18,6 +18,8 @@ from fulldeck.declared import Declared, Refused
 from fulldeck.errors import BadInput, closest
 from fulldeck.instruction import Instruction
 from fulldeck.param import param
+from fulldeck.tracker import Tracker
+from fulldeck.trackers import make_tracker
 from fulldeck.workload import Workload
 from fulldeck.workloads import make_workload
 from fulldeck.yaml_file import Lines, Place, parse_yaml, read_yaml
@@ -79,6 +81,7 @@ class Recipe:
     hardware: str = "auto"
     goal: Goal | None = None
     order: Literal["free", "strict"] = "free"
+    trackers: tuple[Tracker, ...] = ()
 
     def resolved(self) -> dict[str, Any]:
         """This recipe as plain YAML values, with every default of `train` filled in."""
@@ -100,6 +103,8 @@ class Recipe:
             value["goal"] = self.goal.model_dump(mode="json", exclude_none=True)
         if self.order != "free":
             value["order"] = self.order
+        if self.trackers:
+            value["trackers"] = [_plain_tracker(tracker) for tracker in self.trackers]
         return value
 
     def to_yaml(self) -> str:
@@ -165,6 +170,11 @@ def _plain_entry(entry: Entry) -> str | dict[str, Any]:
     return {name: parameters} if parameters else name
 
 
+def _plain_tracker(tracker: Tracker) -> str | dict[str, Any]:
+    parameters = tracker.model_dump(mode="json", exclude_defaults=True)
+    return {tracker.kind: parameters} if parameters else tracker.kind
+
+
 def _change(value: dict[str, Any], setting: str) -> Place:
     """Apply `a.b=c` to the plain recipe; return the place that it changed."""
     key, equals, text = setting.partition("=")
@@ -211,7 +221,7 @@ def _change_instruction(value: dict[str, Any], path: list[str], new: Any) -> Pla
 class _Reader:
     """Checks one recipe and gathers its problems."""
 
-    KEYS = ("workload", "hardware", "train", "instructions", "goal", "order")
+    KEYS = ("workload", "hardware", "train", "instructions", "goal", "order", "trackers")
 
     def __init__(self, value: dict[str, Any], lines: Lines, file: str, changed: list[Place]) -> None:
         self.value = value
@@ -236,12 +246,12 @@ class _Reader:
             for key, alias in aliases.items()
             if key in self.value and (entry := self._entry({alias: self.value[key]}, (key,))) is not None
         ]
+        trackers = self._trackers()
         if self.problems:
             raise Refused(self.problems)
         assert workload is not None
-        return Recipe(
-            name, workload, tuple(entries), train, hardware, goal, "strict" if order == "strict" else "free"
-        )
+        strict: Literal["free", "strict"] = "strict" if order == "strict" else "free"
+        return Recipe(name, workload, tuple(entries), train, hardware, goal, strict, trackers)
 
     def _workload(self) -> Workload | None:
         if "workload" not in self.value:
@@ -293,14 +303,32 @@ class _Reader:
         return str(value)
 
     def _entries(self) -> list[Entry]:
-        items = self.value.get("instructions") or []
-        if not isinstance(items, list):
-            self._problem("instructions must be a list: begin each with a dash", ("instructions",))
-            return []
-        entries = [self._entry(item, ("instructions", place)) for place, item in enumerate(items)]
+        entries = [self._entry(item, place) for item, place in self._list("instructions")]
         return [entry for entry in entries if entry is not None]
 
-    def _entry(self, item: Any, place: Place) -> Entry | None:
+    def _trackers(self) -> tuple[Tracker, ...]:
+        trackers: dict[str, Tracker] = {}
+        for item, place in self._list("trackers"):
+            if (named := self._named(item, place, "a tracker")) is None:
+                continue
+            name, parameters = named
+            if name in trackers:
+                self._problem(f"tracker {name} may stand only once", place)
+            try:
+                trackers[name] = make_tracker(name, parameters)
+            except BadInput as error:
+                self._refused(error, (*place, name))
+        return tuple(trackers.values())
+
+    def _list(self, key: str) -> list[tuple[Any, Place]]:
+        items = self.value.get(key) or []
+        if not isinstance(items, list):
+            self._problem(f"{key} must be a list: begin each with a dash", (key,))
+            return []
+        return [(item, (key, place)) for place, item in enumerate(items)]
+
+    def _named(self, item: Any, place: Place, what: str) -> tuple[str, dict[str, Any]] | None:
+        """A bare name, or one name with its parameters."""
         name: Any
         parameters: Any
         if isinstance(item, str):
@@ -309,19 +337,23 @@ class _Reader:
             name, parameters = next(iter(item.items()))
             parameters = parameters if parameters is not None else {}
         else:
-            self._problem(
-                "an instruction is a name, or one name with its parameters: name: {key: value}", place
-            )
+            self._problem(f"{what} is a name, or one name with its parameters: name: {{key: value}}", place)
             return None
         if not isinstance(parameters, dict):
             self._problem(f"the parameters of {name} must be a mapping", (*place, name))
             return None
+        return str(name), parameters
+
+    def _entry(self, item: Any, place: Place) -> Entry | None:
+        if (named := self._named(item, place, "an instruction")) is None:
+            return None
+        name, parameters = named
         flags = {key: parameters[key] for key in ENTRY_KEYS if key in parameters}
         for key, value in flags.items():
             if not isinstance(value, bool):
                 self._problem(f"{name}.{key} must be true or false, got {value!r}", (*place, name, key))
         try:
-            cls = catalogue().find(str(name)).load()
+            cls = catalogue().find(name).load()
             rest = {key: value for key, value in parameters.items() if key not in ENTRY_KEYS}
             return Entry(cls(**rest), **flags, where=self._where(place))
         except BadInput as error:

@@ -65,6 +65,7 @@ def recipe_schema() -> Schema:
                 "default": "free",
                 "description": "strict: the order of the list must be the plan's.",
             },
+            "trackers": _trackers(sections["trackers"]),
             **{
                 entry.recipe_key: parameters[entry.name]
                 for entry in entries.values()
@@ -95,6 +96,23 @@ def _workload(workloads: Mapping[str, Any]) -> Schema:
         if not section["required"]
     ]
     return {"description": "What is worked on.", "oneOf": [*names, *mappings]}
+
+
+def _trackers(trackers: Mapping[str, Any]) -> Schema:
+    names = [{"const": name, "description": value["title"]} for name, value in trackers.items()]
+    mappings = {name: _section(value["parameters"], value["title"]) for name, value in trackers.items()}
+    one = {
+        "type": "object",
+        "properties": mappings,
+        "additionalProperties": False,
+        "minProperties": 1,
+        "maxProperties": 1,
+    }
+    return {
+        "description": "Where figures are written besides the run folder, as a list.",
+        "type": ["array", "null"],
+        "items": {"oneOf": [{"oneOf": names}, one]},
+    }
 
 
 def _section(properties: Mapping[str, Schema], description: str) -> Schema:

@@ -1,8 +1,9 @@
-"""What a run tells while it works: the command line shows it, a notebook may ignore it."""
+"""What a run tells while it works: the command line shows it, trackers and logs keep it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,3 +35,60 @@ class Watcher:
 
     def finished(self, result: Mapping[str, Any]) -> None:
         """The run is over; this is result.json."""
+
+    def ended(self, status: str, error: str) -> None:
+        """The run is over before its end: `failed` or `interrupted`, and why."""
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return getattr(shell, "kernel", None) is not None
+
+
+def default_watcher() -> Watcher:
+    """What follows a run that was given no watcher: plain lines in a notebook, elsewhere nothing."""
+    if not in_notebook():
+        return Watcher()
+    from fulldeck.progress import Progress
+
+    return Progress()
+
+
+class Watchers(Watcher):
+    """Several that hear the same, one after the other."""
+
+    def __init__(self, watchers: Sequence[Watcher]) -> None:
+        self.watchers = watchers
+
+    def started(self, plan: Plan, folder: Path) -> None:
+        for watcher in self.watchers:
+            watcher.started(plan, folder)
+
+    def stage(self, title: str) -> None:
+        for watcher in self.watchers:
+            watcher.stage(title)
+
+    def note(self, text: str) -> None:
+        for watcher in self.watchers:
+            watcher.note(text)
+
+    def training(self, loop: TrainingLoop) -> None:
+        for watcher in self.watchers:
+            watcher.training(loop)
+
+    def recorded(self, values: Mapping[str, Any]) -> None:
+        for watcher in self.watchers:
+            watcher.recorded(values)
+
+    def changed(self, instruction: Mapping[str, Any]) -> None:
+        for watcher in self.watchers:
+            watcher.changed(instruction)
+
+    def finished(self, result: Mapping[str, Any]) -> None:
+        for watcher in self.watchers:
+            watcher.finished(result)
+
+    def ended(self, status: str, error: str) -> None:
+        for watcher in self.watchers:
+            watcher.ended(status, error)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import typer
 
@@ -14,6 +15,7 @@ from fulldeck import __version__
 from fulldeck.cli import compare, doctor, listing, new, plan, predict, report, run, schema, serve, show
 from fulldeck.cli.output import Interrupted, write_error
 from fulldeck.errors import BadInput, RunFailed
+from fulldeck.logs import on_standard_error
 
 COMMANDS = {
     "run": run,
@@ -56,15 +58,17 @@ def _top(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code. Errors are one line each on standard error."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    as_json = "--json" in words
-    try:
-        code = int(app(words, prog_name="fulldeck", standalone_mode=False) or 0)
-    except typer.TyperException as error:
-        return write_error(error.format_message(), error.exit_code, as_json=as_json)
-    except BadInput as error:
-        return write_error(str(error), 2, as_json=as_json)
-    except RunFailed as error:
-        return write_error(str(error), 1, as_json=as_json)
-    except Interrupted as error:
-        return write_error(str(error), 130, as_json=as_json)
-    return write_error("interrupted", 130, as_json=as_json) if code == 130 else code
+    as_log = "--log-json" in words
+    refuse = partial(write_error, as_json="--json" in words, as_log=as_log)
+    with on_standard_error(as_json=as_log, quiet="--quiet" in words):
+        try:
+            code = int(app(words, prog_name="fulldeck", standalone_mode=False) or 0)
+        except typer.TyperException as error:
+            return refuse(error.format_message(), error.exit_code)
+        except BadInput as error:
+            return refuse(str(error), 2)
+        except RunFailed as error:
+            return refuse(str(error), 1)
+        except Interrupted as error:
+            return refuse(str(error), 130)
+        return refuse("interrupted", 130) if code == 130 else code

@@ -14,13 +14,20 @@ from fulldeck.figures import duration as duration
 from fulldeck.figures import figure as figure
 from fulldeck.figures import size as size
 from fulldeck.files import plain
+from fulldeck.logs import tree
 
 Json = Annotated[
     bool, typer.Option("--json", help="Write one JSON document to standard output, and nothing else.")
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Write errors only, and the result.")]
+LogJson = Annotated[
+    bool,
+    typer.Option("--log-json", help="Write what happens to standard error, one JSON object a line."),
+]
 WIDTH_IN_A_PIPE = 110
 NARROW = 60
 """Columns of a terminal below which a table's rows are written as paragraphs."""
+log = tree.getChild("cli")
 
 
 class Interrupted(Exception):
@@ -32,10 +39,16 @@ def write_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, default=plain))
 
 
-def write_error(message: str, code: int, *, as_json: bool) -> int:
-    """Each line of `message` as an error on standard error (and, `as_json`, one document); return `code`."""
+def write_error(message: str, code: int, *, as_json: bool, as_log: bool = False) -> int:
+    """Each line of `message` as an error on standard error (and, `as_json`, one document); return `code`.
+
+    `as_log`: the lines go to the log instead.
+    """
     for line in message.splitlines():
-        typer.echo(f"error: {line}", err=True)
+        if as_log:
+            log.error("%s", line, extra={"exit_code": code})
+        else:
+            typer.echo(f"error: {line}", err=True)
     if as_json:
         typer.echo(json.dumps({"error": message, "exit_code": code}))
     return code

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fulldeck.cli.output import Interrupted, Json, write_json
+from fulldeck.cli.output import Interrupted, Json, LogJson, Quiet, write_json
 
 EXAMPLE = "fulldeck run digits --set train.epochs=3"
 
@@ -29,17 +29,21 @@ def command(
     settings: Settings = [],  # noqa: B006
     out: Annotated[Path, typer.Option(help="The parent of run folders.")] = Path("runs"),
     json: Json = False,
+    quiet: Quiet = False,
+    log_json: LogJson = False,
 ) -> None:
-    """Run a recipe, from raw data to a verified server."""
+    """Run a recipe, from raw data to a verified server.
+
+    With --quiet one line is written at the end: the run's folder and its metrics.
+    """
     from rich.console import Console
 
-    from fulldeck.cli.progress import Progress
     from fulldeck.pipeline import run
+    from fulldeck.progress import Progress
 
-    progress = Progress(Console(stderr=json, highlight=False, markup=False))
+    progress = Progress(Console(stderr=json, quiet=quiet or log_json, highlight=False, markup=False))
     try:
-        with progress:
-            result = run(recipe, settings=settings, out=out, resume=resume, watcher=progress)
+        result = run(recipe, settings=settings, out=out, resume=resume, watcher=progress)
     except KeyboardInterrupt:
         words = ["fulldeck", "run", recipe, *(word for item in settings for word in ("--set", item))]
         words += ["--out", str(out)] if out != Path("runs") else []
@@ -51,6 +55,6 @@ def command(
     if json:
         write_json(result)
     else:
-        from fulldeck.cli.summary import write_summary
+        from fulldeck.cli.summary import write_line, write_summary
 
-        write_summary(result)
+        (write_line if quiet else write_summary)(result)

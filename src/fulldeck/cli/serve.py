@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fulldeck.cli.output import Json
+from fulldeck.cli.output import Json, LogJson, Quiet, log
 from fulldeck.cli.target import Target, package_folder
 
 EXAMPLE = "fulldeck serve runs/latest --port 8000"
@@ -33,6 +33,8 @@ def command(
     queue: Annotated[int | None, typer.Option(help="Requests that may wait.")] = None,
     deadline_ms: Annotated[int | None, typer.Option(help="Time a request may take.")] = None,
     json: Json = False,
+    quiet: Quiet = False,
+    log_json: LogJson = False,
 ) -> None:
     """Serve a packaged model over HTTP until interrupted. What is not given is as the package says.
 
@@ -56,7 +58,9 @@ def command(
     def ready(url: str) -> None:
         if json:
             typer.echo(json_module.dumps({"url": url, "model": model}))
-        else:
+        elif log_json:
+            log.info("%s is served at %s", model, url, extra={"model": model, "url": url})
+        elif not quiet:
             typer.echo(f"{model} is served at {url}; Ctrl-C stops it. Try:\n  curl {url}/predict {send}")
 
     serve(package.folder, host=host, port=port, serving=serving, on_ready=ready)

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from fulldeck.cli.output import figure, size, write_table, write_text
+
+
+def write_line(result: Mapping[str, Any]) -> None:
+    """The result of a run as one line: its folder, and the metrics of the last split."""
+    split, figures = list(result["metrics"].items())[-1]
+    said = ", ".join(f"{name} {figure(name, value)}" for name, value in figures.items())
+    typer.echo(f"{result['run']}  {split}: {said}")
 
 
 def write_summary(result: Mapping[str, Any]) -> None:
@@ -63,7 +71,10 @@ def _ratio(before: Any, after: Any) -> str:
 
 
 def _next(result: Mapping[str, Any]) -> list[str]:
-    if not result.get("rehearsal"):
-        return [f"fulldeck show model_packaging    # to get something to serve from {result['run']}"]
+    """What to look at and to type; commands are not wrapped, so that they can be copied."""
     run = shlex.quote(str(result["run"]))
-    return [f"fulldeck serve {run}", f"fulldeck predict {run} INPUT"]
+    report = Path(result["run"]) / "report.html"
+    lines = [f"report: {report}", f"fulldeck report {run} --open"] if report.is_file() else []
+    if result.get("rehearsal"):
+        return [*lines, f"fulldeck serve {run}", f"fulldeck predict {run} INPUT"]
+    return [*lines, "fulldeck show model_packaging    # to get something to serve"]
