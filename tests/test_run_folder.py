@@ -31,8 +31,26 @@ def test_the_newest_unfinished_run_of_the_same_recipe_is_found(tmp_path: Path) -
     assert RunFolder.unfinished(tmp_path, "digits", "a: 1\n") == new
     new.write_result({"status": "finished"})
     assert RunFolder.unfinished(tmp_path, "digits", "a: 1\n") == old
-    with old.locked(), pytest.raises(BadInput, match="no unfinished run of this recipe"):
+    with old.locked(), pytest.raises(BadInput, match="no unfinished run of this very recipe"):
         RunFolder.unfinished(tmp_path, "digits", "a: 1\n")
+    with pytest.raises(BadInput, match="no unfinished run of this recipe"):
+        RunFolder.unfinished(tmp_path, "digit", "a: 1\n")
+
+
+def test_a_run_with_other_settings_is_named_with_what_differs(tmp_path: Path) -> None:
+    there = RunFolder.create(tmp_path, "digits", "workload: digits\ntrain: {epochs: 20, seed: 0}\n")
+    RunFolder.create(tmp_path, "digits-small", "workload: digits\ntrain: {epochs: 3, seed: 1}\n")
+    with pytest.raises(BadInput) as refused:
+        RunFolder.unfinished(tmp_path, "digits", "workload: digits\ntrain: {epochs: 3, seed: 0}\n")
+    assert str(refused.value) == (
+        f"there is no unfinished run of this very recipe below {tmp_path}; {there.path} differs in "
+        "train.epochs: 20 there, 3 here: go on with it with --set train.epochs=20, or start one without "
+        "--resume"
+    )
+    with pytest.raises(
+        BadInput, match=r"digits differs in .*: go on with it with the settings in .*recipe\.yaml"
+    ):
+        RunFolder.unfinished(tmp_path, "digits", "workload: digits\ntrain: {epochs: 20, threads: 1}\n")
 
 
 def test_latest_points_to_the_newest(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any, Self
 
 from fulldeck.errors import BadInput
 from fulldeck.files import plain, refusing_disk, write_json, write_text
+from fulldeck.recipe_changes import changed_settings, describe_changes, flags_back
 
 RECIPE, PLAN, RESULT, METRICS = "recipe.yaml", "plan.json", "result.json", "metrics.jsonl"
 EVALUATION = "evaluation.json"
@@ -57,14 +59,29 @@ class RunFolder:
     def unfinished(cls, out: Path, name: str, recipe: str) -> Self:
         """The newest run of this very recipe below `out` that has not finished and is not running now.
 
-        Raises BadInput if there is none.
+        Raises BadInput if there is none; where one of the same name has other settings, saying which.
         """
-        for path in sorted(out.glob(f"*-{name}*"), reverse=True):
-            if path.is_symlink() or not (path / RECIPE).is_file() or (path / RECIPE).read_text() != recipe:
-                continue
-            if cls(path).status() != "finished" and not cls(path)._is_locked():
-                return cls(path)
-        raise BadInput(f"there is no unfinished run of this recipe below {out}; start one without --resume")
+        named = re.compile(rf"\d{{8}}-\d{{6}}-{re.escape(name)}(-\d+)?")
+        found = [
+            cls(path)
+            for path in sorted(out.glob(f"*-{name}*"), reverse=True)
+            if named.fullmatch(path.name) and not path.is_symlink() and (path / RECIPE).is_file()
+        ]
+        unfinished = [run for run in found if run.status() != "finished" and not run._is_locked()]
+        for run in unfinished:
+            if (run.path / RECIPE).read_text() == recipe:
+                return run
+        without = "start one without --resume"
+        if not unfinished:
+            raise BadInput(f"there is no unfinished run of this recipe below {out}; {without}")
+        newest = unfinished[0].path
+        changes = changed_settings((newest / RECIPE).read_text(), recipe)
+        back = flags_back(changes)
+        remedy = f"with {back}" if back else f"with the settings in {newest / RECIPE}"
+        raise BadInput(
+            f"there is no unfinished run of this very recipe below {out}; {newest} differs in "
+            f"{describe_changes(changes)}: go on with it {remedy}, or {without}"
+        )
 
     @property
     def artifacts(self) -> Path:

@@ -11,6 +11,7 @@ from sklearn.datasets import load_breast_cancer
 from fulldeck.cli.predict import read_item
 from fulldeck.encoders.image import ImageEncoder
 from fulldeck.encoders.tensor import TensorEncoder
+from fulldeck.encoders.text import TextEncoder
 from fulldeck.errors import BadInput
 
 Cli = Callable[..., Any]
@@ -51,6 +52,20 @@ def test_what_is_no_input(cli: Cli, finished: Path, item: str) -> None:
     assert answer.err.count("\n") == 1
 
 
+def test_a_row_may_stand_under_its_key(cli: Cli, finished: Path, row: dict[str, float]) -> None:
+    bare = cli("predict", finished, json.dumps(row), "--json")
+    assert cli("predict", finished, json.dumps({"row": row}), "--json").json == bare.json
+
+
+def test_all_absent_columns_are_named_at_once(cli: Cli, finished: Path, row: dict[str, float]) -> None:
+    kept = {name: value for name, value in row.items() if name not in ("mean_area", "worst_area")}
+    said = cli("predict", finished, json.dumps(kept)).err
+    assert 'columns "mean_area", "worst_area" are absent; send null for a missing value' in said
+    several = cli("predict", finished, json.dumps(row | {"size": 1, "mass": 2})).err
+    assert 'unknown columns "size", "mass"; a row has columns "mean_radius", ' in several
+    assert "and 10 more" in several
+
+
 def test_what_is_no_package(cli: Cli, finished: Path, tmp_path: Path) -> None:
     def said(folder: Path) -> str:
         answer = cli("predict", folder, "{}")
@@ -62,6 +77,10 @@ def test_what_is_no_package(cli: Cli, finished: Path, tmp_path: Path) -> None:
     assert "is neither a run nor a package" in said(tmp_path)
     (tmp_path / "recipe.yaml").write_text("workload: digits")
     assert "is not finished; go on with: fulldeck run RECIPE --resume" in said(tmp_path)
+    (tmp_path / "result.json").write_text('{"status": "failed", "error": "the loss is not finite"}')
+    assert "failed, so it has no package: the loss is not finite" in said(tmp_path)
+    (tmp_path / "result.json").write_text('{"status": "interrupted"}')
+    assert "was interrupted; go on with: fulldeck run RECIPE --resume" in said(tmp_path)
     (tmp_path / "result.json").write_text('{"status": "finished"}')
     assert "has no package; add model_packaging to the recipe" in said(tmp_path)
 
@@ -82,3 +101,16 @@ def test_what_input_means_for_each_kind_of_model(tmp_path: Path) -> None:
         read_item(image, "photo.png")
     with pytest.raises(BadInput, match="INPUT must be a JSON list"):
         read_item(tensor, "1, 2")
+
+
+def test_a_mistyped_file_is_not_taken_for_a_text(tmp_path: Path) -> None:
+    encoder = TextEncoder.fit(["a good film", "a bad film"] * 5, vocabulary=300)
+    (tmp_path / "review.md").write_text("good")
+    assert read_item(encoder, str(tmp_path / "review.md")) == "good"
+    for text in ("good", "good and bad", "and/or", "see review.txt for it", "x" * 5000):
+        assert read_item(encoder, text) == text
+    for path in (f"{tmp_path}/reviw.md", "reviews.txt", "./review"):
+        with pytest.raises(BadInput, match="looks like a file, and does not exist"):
+            read_item(encoder, path)
+    with pytest.raises(BadInput, match=r"does not exist; did you mean review\.md"):
+        read_item(encoder, f"{tmp_path}/reviw.md")

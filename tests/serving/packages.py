@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 
 from fulldeck.encoders import Encoder
 from fulldeck.encoders.image import ImageEncoder
+from fulldeck.encoders.table import NumericColumn, TableEncoder
 from fulldeck.encoders.tensor import TensorEncoder
 from fulldeck.files import write_json
 from fulldeck.package import PackagedModel, ServiceFile, TensorSpec, seal
@@ -41,6 +42,15 @@ def sum_package(folder: Path, width: int = 3, **serving: Any) -> Path:
     spec = TensorSpec(name="input", datatype="FP32", shape=(-1, width))
     constants = {"ones": np.ones((width, 1), np.float32)}
     return _package(folder, "sums", nodes, constants, spec, 1, TensorEncoder((width,)), (), serving)
+
+
+def table_package(folder: Path, **serving: Any) -> Path:
+    """`cells`: regression, the sum of the columns `row` and `width`."""
+    nodes = [helper.make_node("MatMul", ["input", "ones"], ["output"])]
+    spec = TensorSpec(name="input", datatype="FP32", shape=(-1, 2))
+    columns = tuple(NumericColumn(name, 0.0, 0.0, 1.0, False) for name in ("row", "width"))
+    constants = {"ones": np.ones((2, 1), np.float32)}
+    return _package(folder, "cells", nodes, constants, spec, 1, TableEncoder(columns, ()), (), serving)
 
 
 def rows_package(folder: Path, **serving: Any) -> Path:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from fulldeck.serving.predict import softmax
 
-from .packages import SIDE, image_package, sum_package
+from .packages import SIDE, image_package, sum_package, table_package
 from .servers import Server, running
 
 
@@ -92,6 +92,24 @@ def test_regression_answers_a_value(tmp_path: Path) -> None:
         assert server.ask("POST", "/predict", {"input": [1, 2, 3.5]}) == (200, {"value": 6.5})
         answer = server.ask("POST", "/predict", {"items": [[1, 2, 3], [4, 5, 6]]})
         assert answer == (200, {"predictions": [{"value": 6.0}, {"value": 15.0}]})
+
+
+def test_a_row_bare_or_under_its_key(tmp_path: Path) -> None:
+    row = {"row": 2, "width": 3}
+    with running(table_package(tmp_path / "package")) as server:
+        for body in (row, {"row": row}, {"input": row}):
+            assert server.ask("POST", "/predict", body) == (200, {"value": 5.0})
+        assert (
+            server.ask("POST", "/predict", {"items": [row, {"row": row}]})[1]["predictions"][1]["value"] == 5
+        )
+        for body, message in (
+            ({"row": 2}, 'column "width" is absent'),
+            ({"a": 1, "b": 2}, 'unknown columns "a", "b"; a row has columns "row", "width"'),
+            ({}, 'send a row as {"column": value, ...} or {"row": {...}}'),
+        ):
+            status, answer = server.ask("POST", "/predict", body)
+            assert status == 400
+            assert message in answer["error"]
 
 
 def test_softmax_of_extreme_logits() -> None:

@@ -11,12 +11,15 @@ import typer
 
 from fulldeck.cli.output import Json, write_json, write_table
 from fulldeck.cli.target import Target, package_folder
-from fulldeck.errors import BadInput
+from fulldeck.errors import BadInput, closest
 
 if TYPE_CHECKING:
     from fulldeck.encoders import Encoder
 
 EXAMPLE = "fulldeck predict runs/latest photo.png"
+SUFFIXES = (".txt", ".text", ".md", ".json", ".csv", ".tsv", ".html", ".log", ".parquet")
+"""A word that ends so is meant as the name of a file of text."""
+LONGEST_PATH = 1000
 
 
 def command(
@@ -33,7 +36,7 @@ def command(
     from fulldeck.encoders.tokens import TokenEncoder
     from fulldeck.generation import fill_in, generate
     from fulldeck.package import Package
-    from fulldeck.serving.predict import describe
+    from fulldeck.serving.predict import describe, unwrap
 
     package = Package.open(package_folder(target))
     package.model(engine)
@@ -44,7 +47,8 @@ def command(
         text = write(lambda inputs: model.run(inputs)[output], encoder, str(read_item(encoder, item)))
         write_json({"text": text}) if json else typer.echo(text)
         return
-    inputs = encoder.encode(encoder.collect([encoder.parse(read_item(encoder, item))]))
+    read = unwrap(encoder, read_item(encoder, item))
+    inputs = encoder.encode(encoder.collect([encoder.parse(read)]))
     outputs = package.engine(engine).run(inputs)
     answer = describe(package.service, outputs[package.service.outputs[0].name])[0]
     if json:
@@ -66,6 +70,12 @@ def read_item(encoder: Encoder, item: str) -> bytes | str | dict[str, Any] | lis
         return path.read_bytes()
     text = path.read_text(encoding="utf-8", errors="replace") if is_file else item
     if encoder.kind in ("text", "tokens"):
+        if not is_file and looks_like_path(item):
+            names = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+            near = closest(path.name, names)
+            raise BadInput(
+                f"{item} looks like a file, and does not exist{near or '; a text may have spaces'}"
+            )
         return text
     try:
         value = json_module.loads(text)
@@ -75,3 +85,12 @@ def read_item(encoder: Encoder, item: str) -> bytes | str | dict[str, Any] | lis
     if not isinstance(value, (dict, list)):
         raise BadInput("INPUT must be a JSON object or list")
     return value
+
+
+def looks_like_path(word: str) -> bool:
+    """Whether a text of one word is meant as a file: by how it begins or ends, or by its folder."""
+    if len(word.split()) != 1 or len(word) > LONGEST_PATH:
+        return False
+    path = Path(word)
+    inside = "/" in word and path.parent.is_dir()
+    return inside or word.startswith(("/", "./", "../", "~")) or path.suffix.lower() in SUFFIXES

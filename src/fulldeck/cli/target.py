@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fulldeck.errors import BadInput
+from fulldeck.run_folder import RECIPE, RESULT
 
 Target = Annotated[
     Path,
@@ -22,8 +24,21 @@ def package_folder(target: Path) -> Path:
             return folder
     if not target.is_dir():
         raise BadInput(f"{target} does not exist" if not target.exists() else f"{target} is not a folder")
-    if (target / "result.json").is_file():
-        raise BadInput(f"{target} has no package; add model_packaging to the recipe")
-    if (target / "recipe.yaml").is_file():
-        raise BadInput(f"{target} is not finished; go on with: fulldeck run RECIPE --resume")
+    if (target / RECIPE).is_file():
+        raise BadInput(_without_package(target))
     raise BadInput(f"{target} is neither a run nor a package: it has no package/ and no manifest.json")
+
+
+def _without_package(run: Path) -> str:
+    """Why a run has no package."""
+    try:
+        result = json.loads((run / RESULT).read_bytes())
+    except (OSError, ValueError):
+        result = {}
+    status = result.get("status")
+    if status == "finished":
+        return f"{run} has no package; add model_packaging to the recipe"
+    if status == "failed":
+        return f"{run} failed, so it has no package: {result.get('error', 'it does not say why')}"
+    said = "was interrupted" if status == "interrupted" else "is not finished"
+    return f"{run} {said}; go on with: fulldeck run RECIPE --resume"

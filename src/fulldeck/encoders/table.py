@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
@@ -18,6 +18,8 @@ LIMIT = 10.0
 MOST_CATEGORIES = 100
 LEAST_ROWS = 5
 """A category in fewer train rows shares the place of unknown ones, so that this place is trained too."""
+LISTED = 20
+"""Most columns that an error names."""
 MISSING = frozenset({"", "?", "NA", "N/A", "NaN", "nan", "null", "NULL"})
 """Texts that stand for a missing value."""
 
@@ -108,10 +110,12 @@ class TableEncoder:
         """A row: column names to values; null, "" and "?" are missing values, and numbers may be texts."""
         if not isinstance(item, Mapping):
             raise BadInput(f"send a row as an object with the columns {', '.join(self.columns)}")
-        if unknown := [name for name in item if name not in self.columns]:
-            raise BadInput(f'unknown column "{unknown[0]}"{closest(str(unknown[0]), self.columns)}')
+        if unknown := [str(name)[:40] for name in item if name not in self.columns]:
+            near = closest(unknown[0], self.columns) if len(unknown) == 1 else ""
+            raise BadInput(f"unknown {_listed(unknown)}{near or f'; a row has {_listed(self.columns)}'}")
         if absent := [name for name in self.columns if name not in item]:
-            raise BadInput(f'column "{absent[0]}" is absent; send null for a missing value')
+            verb = "is" if len(absent) == 1 else "are"
+            raise BadInput(f"{_listed(absent)} {verb} absent; send null for a missing value")
         row: dict[str, float | str | None] = {}
         for number in self.numeric:
             row[number.name] = _number(item[number.name], number.name)
@@ -144,6 +148,12 @@ class TableEncoder:
             tuple(NumericColumn(**column) for column in value["numeric"]),
             tuple(CategoricalColumn(c["name"], tuple(c["categories"])) for c in value["categorical"]),
         )
+
+
+def _listed(columns: Sequence[str]) -> str:
+    names = ", ".join(f'"{name}"' for name in columns[:LISTED])
+    more = f" and {len(columns) - LISTED} more" if len(columns) > LISTED else ""
+    return f"{'column' if len(columns) == 1 else 'columns'} {names}{more}"
 
 
 def is_missing(cell: Any) -> bool:

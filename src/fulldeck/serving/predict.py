@@ -98,28 +98,30 @@ class Prediction:
 
     def _json_items(self, content: dict[str, Any]) -> tuple[bool, list[Any]]:
         if isinstance(items := content.get("items"), list):
-            return True, [self._unwrap(item) for item in items]
-        item = self._unwrap(content)
-        if item is content:
+            return True, [unwrap(self._encoder, item) for item in items]
+        item = unwrap(self._encoder, content)
+        if item is content and (self._encoder.kind != "table" or not content):
             raise BadInput(self._usage())
         return False, [item]
-
-    def _unwrap(self, item: Any) -> Any:
-        """The value of {"text": value} and the like; anything else as it is."""
-        if isinstance(item, dict) and len(item) == 1:
-            key, value = next(iter(item.items()))
-            if key in ITEM_KEYS[self._encoder.kind]:
-                return value
-        return item
 
     def _usage(self) -> str:
         forms = {
             "image": "an image file, or {'image': nested list of levels 0 to 255}",
             "text": "{'text': '...'}",
-            "table": "{'row': {'column': value, ...}}",
+            "table": "a row as {'column': value, ...} or {'row': {...}}",
             "tensor": "{'input': nested list of numbers}",
         }
         return f"send {forms[self._encoder.kind]}, or {{'items': [...]}} for several".replace("'", '"')
+
+
+def unwrap(encoder: Encoder, item: Any) -> Any:
+    """The value of {"row": value}, {"image": value} and the like; anything else as it is."""
+    if isinstance(item, dict) and len(item) == 1:
+        key, value = next(iter(item.items()))
+        # A table may have a column called row, whose value is no object.
+        if key in ITEM_KEYS[encoder.kind] and (encoder.kind != "table" or isinstance(value, dict)):
+            return value
+    return item
 
 
 def describe(service: ServiceFile, output: Array) -> list[dict[str, Any]]:
