@@ -12,7 +12,21 @@ from functools import partial
 import typer
 
 from fulldeck import __version__
-from fulldeck.cli import compare, doctor, listing, new, plan, predict, report, run, schema, serve, show
+from fulldeck.cli import (
+    compare,
+    doctor,
+    explain,
+    init,
+    listing,
+    new,
+    plan,
+    predict,
+    report,
+    run,
+    schema,
+    serve,
+    show,
+)
 from fulldeck.cli.output import Interrupted, write_error
 from fulldeck.errors import BadInput, RunFailed
 from fulldeck.logs import on_standard_error
@@ -27,6 +41,8 @@ COMMANDS = {
     "doctor": doctor,
     "new": new,
     "schema": schema,
+    "init": init,
+    "explain": explain,
     "report": report,
     "compare": compare,
 }

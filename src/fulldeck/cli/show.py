@@ -16,7 +16,7 @@ from fulldeck.cli.output import Json, write_json, write_table, write_text
 EXAMPLE = "fulldeck show onnx_export"
 
 LONGEST = 32
-"""Characters of the column of values; a longer list of them is written before the meaning."""
+"""Characters of the columns of values and defaults; what is longer is written with the meaning."""
 _SECTION = re.compile(r"(Use when|Avoid when|Reference|Example):")
 
 
@@ -42,7 +42,7 @@ def command(
             (
                 key,
                 _values(value),
-                plain_value(value["default"]) if "default" in value else "required",
+                _default(value),
                 _meaning(value),
             )
             for key, value in entry.parameters.items()
@@ -72,6 +72,7 @@ def _facts(entry: Entry) -> list[str]:
     lines += [f"not with {name}: {reason}" for name, reason in entry.conflicts.items()]
     lines += [f"works on: {', '.join(entry.kinds)} data"] if entry.kinds else []
     lines += [f'needs: pip install "fulldeck[{",".join(entry.extras)}]"'] if entry.extras else []
+    lines += [f"in a first recipe for: {', '.join(entry.goals)}"] if entry.goals else []
     evidence = entry.evidence
     lines.append(f"claims: {evidence['metric']} {evidence['expect']} on {evidence['workload']}")
     lines.append(f"in Python: from {entry.module} import {', '.join((entry.class_name, *entry.functions))}")
@@ -83,9 +84,21 @@ def _values(schema: Mapping[str, Any]) -> str:
     return allowed if len(allowed) <= LONGEST else "one of these:"
 
 
+def _default(schema: Mapping[str, Any]) -> str:
+    if "default" not in schema:
+        return "required"
+    default = plain_value(schema["default"])
+    return default if len(default) <= LONGEST else "these:"
+
+
 def _meaning(schema: Mapping[str, Any]) -> str:
     allowed, said = allowed_values(schema), schema.get("description", "")
-    return said if len(allowed) <= LONGEST else f"{allowed}. {said}"
+    said = said if len(allowed) <= LONGEST else f"{allowed}. {said}"
+    if _default(schema) != "these:":
+        return said
+    default = schema["default"]
+    listed = ", ".join(map(plain_value, default)) if isinstance(default, list) else plain_value(default)
+    return f"{said} Default: {listed}."
 
 
 def allowed_values(schema: Mapping[str, Any]) -> str:
