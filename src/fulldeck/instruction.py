@@ -176,6 +176,10 @@ class Instruction(Declared):
 
         return Tolerance()
 
+    def prove(self, outcome: Outcome) -> float:
+        """The figure that this one's evidence names, where no run tells it; also of runs without this one."""
+        raise NotImplementedError(f"{self.card.name} names a figure that it does not measure")
+
     # The doors -------------------------------------------------------------------------------------
 
     def prepare(self, data: Data) -> Data:

@@ -139,6 +139,7 @@ class Execution:
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.began = resume
+        self.service: Service | None = None
         self.recorded = False
         self.result: dict[str, Any] = {
             "run": str(folder.path),
@@ -166,8 +167,8 @@ class Execution:
             raise
         except BadInput as error:
             if not self.began:
-                self.folder.discard()
                 self.watcher.ended("failed", str(error))
+                self.folder.discard()
             else:
                 self._ended("failed", str(error))
             raise
@@ -194,9 +195,9 @@ class Execution:
         with self._stage("evaluate"):
             candidate = replace(candidate, metrics=MappingProxyType(self.judge(candidate)))
         with self._stage("configure"):
-            service = self.configure(candidate)
+            self.service = self.configure(candidate)
         with self._stage("rehearse"):
-            self.rehearse(service)
+            self.rehearse(self.service)
 
     def prepare(self, data: Data) -> Data:
         """All `prepare` doors; then a split, if none was made, and the encoder."""
@@ -405,8 +406,8 @@ class Execution:
         self.watcher.recorded(values)
 
     def _ended(self, status: str, error: str) -> None:
-        self.result |= {"status": status, "error": error}
         self.watcher.ended(status, error)
+        self.result |= {"status": status, "error": error}
         self.folder.write_result(self.result)
         self._write_report()
 

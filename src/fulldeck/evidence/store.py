@@ -1,0 +1,44 @@
+"""Results of measurements as files: one JSON document for each instruction and recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fulldeck.errors import BadInput
+from fulldeck.files import write_json
+
+DEFAULT = Path("evidence")
+
+
+def keep(result: Mapping[str, Any], folder: Path = DEFAULT) -> Path:
+    """Write `result` to NAME-on-WORKLOAD.json in `folder`, replacing an older one; return the file."""
+    return _write(result, folder, f"{result['name']}-on-{result['workload']}")
+
+
+def keep_contributions(result: Mapping[str, Any], folder: Path = DEFAULT) -> Path:
+    """Write what `contributions` found to RECIPE-contributions.json in `folder`; return the file."""
+    return _write(result, folder, f"{result['name']}-contributions")
+
+
+def kept(folder: Path = DEFAULT) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The results in `folder`, by name. Raises BadInput for a file that is none."""
+    for path in sorted(folder.glob("*.json")):
+        try:
+            result = json.loads(path.read_bytes())
+        except ValueError:
+            raise BadInput(f"{path} is not JSON; remove it or measure again") from None
+        if isinstance(result, dict) and "verdict" in result:
+            yield path, result
+
+
+def _write(result: Mapping[str, Any], folder: Path, name: str) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"cannot write to {folder}: {error.strerror}; choose another with --out") from None
+    path = folder / f"{name}.json"
+    write_json(path, result)
+    return path
