@@ -11,6 +11,7 @@ from fulldeck.report.drawings import calibration, predictions, residuals
 from fulldeck.report.headline import conversions, headline
 from fulldeck.report.panels import learning_curves
 from fulldeck.report.run_files import EXPECTED, RunFiles
+from fulldeck.report.words import shown
 from fulldeck.run_folder import RECIPE
 
 ENDED = {
@@ -79,13 +80,13 @@ def _plan(run: RunFiles) -> list[dict[str, Any]]:
 
 
 def _changes(instructions: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], dict[str, Any]]]:
-    """The instructions that changed a figure, with the figures that are other than before."""
+    """The instructions that changed a figure, with the figures that read other than before."""
     found = []
     for item in instructions:
         figures = {
             name: change
             for name, change in item.get("changes", {}).items()
-            if change.get("before") != change.get("after")
+            if shown(name, change.get("before")) != shown(name, change.get("after"))
         }
         if figures:
             found.append((item, figures))

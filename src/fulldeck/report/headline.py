@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fulldeck.report.run_files import RunFiles
-from fulldeck.report.words import ratio, said, shown
+from fulldeck.report.words import NO_CHANGE, is_share, ratio, said, shown, titled
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _metric(run: RunFiles, found: Sequence[Mapping[str, Any]]) -> Tile | None:
     if changes:
         sides = {"trained": changes[0].get("before"), "served": changes[-1].get("after")}
         bars = _bars(name, {f"{side}, validation": value for side, value in sides.items()})
-    return Tile(said(name).capitalize(), shown(name, value, 1), note, bars=bars)
+    return Tile(titled(name), shown(name, value, 1), note, bars=bars)
 
 
 def _validation(run: RunFiles) -> Tile | None:
@@ -75,7 +75,7 @@ def _validation(run: RunFiles) -> Tile | None:
     last = run.metrics[-1]
     names = [name for name in last if name.startswith("validation_")]
     names = [name for name in names if name != "validation_loss"] or names or ["loss"]
-    return Tile(said(names[0]).capitalize(), shown(names[0], last[names[0]], 1), f"epoch {last['epoch'] + 1}")
+    return Tile(titled(names[0]), shown(names[0], last[names[0]], 1), f"epoch {last['epoch'] + 1}")
 
 
 def _memory(run: RunFiles) -> Tile | None:
@@ -93,7 +93,7 @@ def _memory(run: RunFiles) -> Tile | None:
 def _pair(title: str, name: str, note: str, sides: Mapping[str, float]) -> Tile:
     values = list(sides.values())
     compared = ratio(name, values[0], values[-1]) if len(values) == 2 else ""
-    worse = values[-1] > values[0]
+    worse = compared not in ("", NO_CHANGE) and values[-1] > values[0]
     return Tile(title, shown(name, values[-1]), note, compared, worse, _bars(name, sides))
 
 
@@ -108,13 +108,15 @@ def _sentence(run: RunFiles, found: Sequence[Mapping[str, Any]]) -> str:
     split, metrics = run.last_split
     if metrics:
         name, value = next(iter(metrics.items()))
-        parts.append(f"{shown(name, value, 1)} {said(name)} on {split} data that training did not see.")
+        text = shown(name, value, 1)
+        beginning = f"{text} {said(name)}" if is_share(name) else f"{titled(name)} {text}"
+        parts.append(f"{beginning} on {split} data that training did not see.")
     if found:
         first, last = found[0]["changes"], found[-1]["changes"]
         words = [
             compared
             for name in ("bytes", "latency_ms")
-            if (compared := ratio(name, first[name]["before"], last[name]["after"])) not in ("", "no change")
+            if (compared := ratio(name, first[name]["before"], last[name]["after"])) not in ("", NO_CHANGE)
         ]
         if words:
             parts.append(f"The served model is {' and '.join(words)} than the trained one.")

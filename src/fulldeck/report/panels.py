@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
-from fulldeck.report.words import is_share, said
+from fulldeck.report.words import is_share, said, titled
 
 Panel = dict[str, Any]
 Curve = tuple[list[int], list[float | None]]
@@ -95,7 +95,7 @@ def _panel(name: str, curves: Mapping[str, Curve]) -> Panel:
     values: list[float] = [value for item in series for value in item["y"] if value is not None]
     spread = max(values) / min(values) if values and min(values) > 0 else 0
     return {
-        "title": said(name)[:1].upper() + said(name)[1:],
+        "title": titled(name),
         "x": "step",
         "share": is_share(name),
         "log": "loss" in name and spread > LOG_FROM,

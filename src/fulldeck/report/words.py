@@ -8,8 +8,9 @@ from fulldeck.figures import figure, lower_is_better
 
 SHARES = ("accuracy", "agreement", "precision", "recall", "f1", "confidence", "calibration_error", "share")
 NO_BREAK = "\N{NO-BREAK SPACE}"
-SAME = 0.03
-"""Ratios within this of one are told as no change: it is what repeated measurements differ by."""
+NO_CHANGE = "no change"
+SAME, SAME_TIME = 1.03, 1.2
+"""Ratios below these are told as no change; a time that is measured once differs by that much by itself."""
 
 
 def is_share(name: str) -> bool:
@@ -21,7 +22,16 @@ def said(name: str) -> str:
     """A figure's name in words: `validation_accuracy` is "validation accuracy"."""
     for ending in ("_ms", "_bytes"):
         name = name.removesuffix(ending)
-    return {"bytes": "size", "lr": "learning rate"}.get(name, name.replace("_", " "))
+    return " ".join(_WORDS.get(word, word) for word in name.split("_"))
+
+
+def titled(name: str) -> str:
+    """`said`, with a capital."""
+    words = said(name)
+    return words[:1].upper() + words[1:]
+
+
+_WORDS = {"bytes": "size", "lr": "learning rate", "r2": "R²", "rmse": "RMSE", "mae": "MAE", "f1": "F1"}
 
 
 def shown(name: str, value: Any, decimals: int = 2) -> str:
@@ -47,8 +57,8 @@ def ratio(name: str, before: Any, after: Any) -> str:
     if not numbers or is_share(name) or not lower_is_better(name):
         return ""
     times = max(before, after) / min(before, after)
-    if times < 1 + SAME:
-        return "no change"
+    if times < (SAME_TIME if name.endswith("_ms") else SAME):
+        return NO_CHANGE
     less, more = next(words for ending, words in _COMPARATIVES.items() if ending in name)
     return f"{times:.3g}× {less if after < before else more}"
 

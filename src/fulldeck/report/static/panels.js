@@ -21,8 +21,10 @@ const fulldeckPanel = (() => {
     if (share) return `${+(100 * value).toPrecision(4)} %`;
     const size = Math.abs(value);
     if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2).replace(/\.?0+e/, "e");
-    return (+value.toPrecision(4)).toLocaleString("en");
+    return whole(+value.toPrecision(4));
   }
+
+  const whole = (value) => value.toLocaleString("en", { maximumFractionDigits: 8 });
 
   function fulldeckPanel(figure, description) {
     let panel, data, chart, shownNames;
@@ -77,7 +79,7 @@ const fulldeckPanel = (() => {
         button.lastChild.textContent = values ? ` ${written(values[place], panel.share)}` : "";
       });
       const alone = values && values.length === 1 ? `${written(values[0], panel.share)} ` : "";
-      legend.lastChild.textContent = values ? `${alone}at ${panel.x} ${data[0][index].toLocaleString("en")}` : "";
+      legend.lastChild.textContent = values ? `${alone}at ${panel.x} ${whole(data[0][index])}` : "";
     }
 
     function draw() {
@@ -98,7 +100,7 @@ const fulldeckPanel = (() => {
           cursor: { y: false, points: { size: 7 } },
           scales: { x: { time: false }, y: { distr: panel.log ? 3 : 1 } },
           axes: [
-            { ...axis, size: 30, values: (self, ticks) => ticks.map((tick) => written(tick)) },
+            { ...axis, size: 30, values: (self, ticks) => ticks.map(whole) },
             {
               ...axis,
               ...sparse,
@@ -131,7 +133,7 @@ const fulldeckPanel = (() => {
       const head = [panel.x, ...panel.series.map((series) => series.name || panel.title)];
       const rows = data[0].flatMap((x, index) => (index % every && index < data[0].length - 1 ? [] : [index]));
       const cells = (index) => [
-        make("th", { scope: "row" }, data[0][index].toLocaleString("en")),
+        make("th", { scope: "row" }, whole(data[0][index])),
         ...data.slice(1).map((values) => make("td", { class: "number" }, written(values[index], panel.share))),
       ];
       table.replaceChildren(
@@ -154,7 +156,7 @@ const fulldeckPanel = (() => {
       const index = Math.min(Math.max(goes[event.key], 0), last);
       chart.setCursor({ left: chart.valToPos(data[0][index], "x"), top: 10 });
       const values = read(index).map((value, place) => `${panel.series[place].name} ${written(value, panel.share)}`);
-      spoken.textContent = `${panel.x} ${data[0][index]}: ${values.join(", ")}`;
+      spoken.textContent = `${panel.x} ${whole(data[0][index])}: ${values.join(", ")}`;
     }
 
     plot.addEventListener("keydown", move);

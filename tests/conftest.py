@@ -1,0 +1,30 @@
+"""A browser for tests of pages."""
+
+import shutil
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+NO_BROWSER = "pages were NOT tested: there is no chromium; apt-get install chromium"
+
+
+# Not of the session: Playwright keeps an event loop running in this thread, and asyncio.run of other tests
+# would refuse to start beside it.
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """Headless Chromium as Debian packages it, one process for a file of tests; skipped where there is none."""
+    path = shutil.which("chromium")
+    if path is None:
+        warnings.warn(NO_BROWSER, stacklevel=1)
+        pytest.skip(NO_BROWSER)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
