@@ -6,24 +6,21 @@ import os
 import platform
 import re
 import shutil
-from importlib.metadata import (
-    Distribution,
-    PackageNotFoundError,
-    distribution,
-    entry_points,
-    packages_distributions,
-    version,
-)
+from collections.abc import Mapping
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Literal, NotRequired, TypedDict
 
 import psutil
 import torch
+from packaging.specifiers import SpecifierSet
 
 from fulldeck import __version__
-from fulldeck.catalogue import GROUP, Entry, catalogue
+from fulldeck.catalogue import Entry, catalogue
 from fulldeck.engines import available
+from fulldeck.installed import Need, missing_packages, needs, owner_of
 from fulldeck.machine import processor
+from fulldeck.recipe import read_recipe
 
 CPU_FLAGS = {
     "avx2": "AVX2",
@@ -38,7 +35,8 @@ CPU_FLAGS = {
 """Instruction sets that decide what a low-precision model gains, by their name in /proc/cpuinfo."""
 LITTLE_MEMORY = 4 * 2**30
 LITTLE_DISK = 2 * 2**30
-PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "scikit-learn", "kornia", "safetensors", "pydantic")
+FIRST = "digits"
+"""The shipped recipe that a new user runs first."""
 
 
 class Finding(TypedDict):
@@ -51,14 +49,37 @@ class Finding(TypedDict):
 
 
 def examine() -> dict[str, list[Finding]]:
-    """Findings by topic: machine, accelerators, versions, engines, instructions."""
+    """Findings by topic: machine, accelerators, versions, extras, engines, instructions."""
     return {
         "machine": _machine(),
         "accelerators": _accelerators(),
         "versions": _versions(),
+        "extras": _extras(),
         "engines": [_engine(name, reason) for name, reason in available().items()],
         "instructions": [_instruction(entry) for entry in catalogue()] + _broken_plugins(),
     }
+
+
+def summary(findings: Mapping[str, list[Finding]]) -> str:
+    """Whether everything is here that the first recipe needs, and how many other things are missing."""
+    first = {entry.instruction.card.name for entry in read_recipe(FIRST).entries}
+    missing = {
+        (topic, line["name"])
+        for topic, lines in findings.items()
+        for line in lines
+        if line["verdict"] == "missing"
+    }
+    needed = [
+        name
+        for topic, name in sorted(missing)
+        if topic in ("versions", "engines") or name.split()[-1] in first
+    ]
+    other = len(missing) - len(needed)
+    others = f"; {other} other {'thing is' if other == 1 else 'things are'} missing" if other else ""
+    if not needed:
+        return f"everything that the recipe {FIRST} needs is here{others}"
+    count = "one thing is" if len(needed) == 1 else f"{len(needed)} things are"
+    return f"{count} missing that the recipe {FIRST} needs: {', '.join(needed)}{others}"
 
 
 def _machine() -> list[Finding]:
@@ -74,18 +95,32 @@ def _machine() -> list[Finding]:
             "found": (", ".join(flags) or "none of note")
             + ("" if low_precision else "; without VNNI or AMX, int8 gains size more than speed"),
         },
-        {
-            "name": "memory",
-            "verdict": "ok" if memory.available >= LITTLE_MEMORY else "note",
-            "found": f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} GiB free",
-        },
-        {
-            "name": "disk",
-            "verdict": "ok" if disk >= LITTLE_DISK else "note",
-            "found": f"{disk / 2**30:.1f} GiB free in {Path.cwd()}",
-        },
+        _enough(
+            "memory",
+            memory.available,
+            LITTLE_MEMORY,
+            f"{_gib(memory.total)}, {_gib(memory.available)} free",
+            "close other programs, or compute less at once: fulldeck run RECIPE --set train.micro_batch=16",
+        ),
+        _enough(
+            "disk",
+            disk,
+            LITTLE_DISK,
+            f"{_gib(disk)} free in {Path.cwd()}",
+            "free some, or write runs elsewhere: fulldeck run RECIPE --out DIR",
+        ),
         {"name": "system", "verdict": "ok", "found": platform.platform()},
     ]
+
+
+def _enough(name: str, there: int, little: int, found: str, remedy: str) -> Finding:
+    if there >= little:
+        return {"name": name, "verdict": "ok", "found": found}
+    return {"name": name, "verdict": "note", "found": f"{found}, which is little", "remedy": remedy}
+
+
+def _gib(number: int) -> str:
+    return f"{number / 2**30:.1f} GiB"
 
 
 def cpu_flags() -> list[str]:
@@ -104,6 +139,10 @@ def _cores() -> int:
 
 def _accelerators() -> list[Finding]:
     if not torch.accelerator.is_available():
+        if Path("/dev/nvidia0").exists():
+            found = f"a GPU is here, but torch {torch.__version__} cannot use it"
+            remedy = "install the torch that is built for your CUDA driver"
+            return [{"name": "accelerator", "verdict": "note", "found": found, "remedy": remedy}]
         return [{"name": "accelerator", "verdict": "note", "found": "none; everything runs on the CPU"}]
     kind = torch.accelerator.current_accelerator()
     return [
@@ -120,23 +159,50 @@ def _accelerator(kind: str, place: int) -> str:
 
 
 def _versions() -> list[Finding]:
+    own = distribution("fulldeck")
     findings: list[Finding] = [
         {"name": "fulldeck", "verdict": "ok", "found": __version__},
-        {"name": "python", "verdict": "ok", "found": platform.python_version()},
+        _python(own.metadata["Requires-Python"] or ""),
     ]
-    for name in PACKAGES:
-        try:
-            findings.append({"name": name, "verdict": "ok", "found": version(name)})
-        except PackageNotFoundError:
-            findings.append(
-                {
-                    "name": name,
-                    "verdict": "missing",
-                    "found": "not installed",
-                    "remedy": f"pip install {name}",
-                }
-            )
-    return findings
+    return findings + [_version(need) for need in needs(own)]
+
+
+def _python(bounds: str) -> Finding:
+    found = platform.python_version()
+    if SpecifierSet(bounds).contains(found, prereleases=True):
+        return {"name": "python", "verdict": "ok", "found": found}
+    return {
+        "name": "python",
+        "verdict": "missing",
+        "found": f"{found}, and fulldeck takes {bounds}",
+        "remedy": f"python{bounds.lstrip('>=')} -m venv .venv",
+    }
+
+
+def _version(need: Need) -> Finding:
+    if need.met:
+        assert need.found is not None
+        return {"name": need.name, "verdict": "ok", "found": need.found}
+    found = "not installed" if need.found is None else f"{need.found}, and fulldeck takes {need.bounds}"
+    return {"name": need.name, "verdict": "missing", "found": found, "remedy": f"pip install {need.line}"}
+
+
+def _extras() -> list[Finding]:
+    own = distribution("fulldeck")
+    return [_extra(name, needs(own, name)) for name in own.metadata.get_all("Provides-Extra") or ()]
+
+
+def _extra(name: str, packages: list[Need]) -> Finding:
+    missing = [need.name for need in packages if not need.met]
+    if not missing:
+        found = ", ".join(f"{need.name} {need.found}" for need in packages)
+        return {"name": name, "verdict": "ok", "found": found}
+    return {
+        "name": name,
+        "verdict": "note",
+        "found": f"without {', '.join(missing)}",
+        "remedy": f'pip install "fulldeck[{name}]"',
+    }
 
 
 def _engine(name: str, reason: str | None) -> Finding:
@@ -159,36 +225,6 @@ def _instruction(entry: Entry) -> Finding:
         "found": f"{', '.join(packages)} not installed",
         "remedy": f'pip install "{owner.name}[{",".join(missing)}]"',
     }
-
-
-def owner_of(module: str) -> Distribution:
-    """The installed distribution that an instruction's module belongs to."""
-    top = module.split(".")[0]
-    # packages_distributions does not know editable installs; an entry point knows who brought it.
-    for point in entry_points(group=GROUP):
-        if point.module == module and point.dist is not None:
-            owner: Distribution = point.dist
-            return owner
-    return distribution("fulldeck" if top == "fulldeck" else packages_distributions()[top][0])
-
-
-def missing_packages(owner: Distribution, extra: str) -> list[str]:
-    """The packages of `owner`'s extra that are not installed."""
-    marker = re.compile(rf"""extra\s*==\s*["']{re.escape(extra)}["']""")
-    names = [
-        re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
-        for requirement in owner.requires or ()
-        if marker.search(requirement)
-    ]
-    return [name for name in names if not _installed(name)]
-
-
-def _installed(name: str) -> bool:
-    try:
-        version(name)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def _broken_plugins() -> list[Finding]:

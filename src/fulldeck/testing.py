@@ -22,8 +22,8 @@ import pytest
 
 from fulldeck.catalogue import FIRST_PLUGIN_NUMBER, catalogue, describe
 from fulldeck.data import Kind
-from fulldeck.doctor import owner_of
 from fulldeck.errors import BadInput
+from fulldeck.installed import owner_of
 from fulldeck.instruction import DOORS, TOUCHES, Instruction, Situation, snake_case
 from fulldeck.planner import make_plan
 from fulldeck.recipe import make_recipe, read_recipe

@@ -2,47 +2,61 @@
 
 import sys
 from collections.abc import Callable
-from importlib.metadata import Distribution, distribution
-from pathlib import Path
+from importlib.metadata import Distribution
 from typing import Any
 
 import pytest
 
 from fulldeck import doctor
 from fulldeck.catalogue import Catalogue, catalogue
+from fulldeck.installed import Need
 
 Cli = Callable[..., Any]
 
 
 def test_it_tells_machine_versions_engines_and_instructions(cli: Cli) -> None:
     findings = cli("doctor", "--json").json
-    assert list(findings) == ["machine", "accelerators", "versions", "engines", "instructions"]
+    assert findings.pop("summary").startswith("everything that the recipe digits needs is here")
+    assert list(findings) == [
+        "machine",
+        "accelerators",
+        "versions",
+        "extras",
+        "engines",
+        "instructions",
+    ]
     assert {line["name"] for line in findings["versions"]} >= {"fulldeck", "python", "torch"}
     assert [line["name"] for line in findings["engines"]] == ["torch", "onnxruntime"]
     assert len(findings["instructions"]) == len(catalogue().entries)
     assert {line["verdict"] for lines in findings.values() for line in lines} <= {"ok", "note", "missing"}
     shown = cli("doctor").out
     assert f"python: {sys.version.split()[0]}" in shown
+    assert shown.splitlines()[-1].startswith("everything that the recipe digits needs is here")
 
 
-class Project(Distribution):
-    """A distribution with an extra of two packages, one of which is not installed."""
+def test_what_is_missing_stands_with_the_remedy(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(owner: Distribution, extra: str | None = None) -> list[Need]:
+        if extra is not None:
+            return [Need("polars", ">=1.20", None, False)]
+        return [Need("onnx", ">=1.18", "1.2", False), Need("numpy", ">=2", "2.4", True)]
 
-    def read_text(self, filename: str) -> str | None:
-        if filename != "METADATA":
-            return None
-        lines = ["Name: some-plugin", "Version: 1", "Provides-Extra: all"]
-        lines += [f"Requires-Dist: {name}>=1; extra == 'all'" for name in ("numpy", "no-such-package")]
-        return "\n".join(lines)
+    monkeypatch.setattr(doctor, "needs", found)
+    monkeypatch.setattr(doctor, "LITTLE_MEMORY", 2**60)
+    answer = cli("doctor")
+    assert answer.code == 0
+    for text in (
+        'missing onnx: 1.2, and fulldeck takes >=1.18\n          pip install "onnx>=1.18"\n',
+        'note    files: without polars\n          pip install "fulldeck[files]"\n',
+        "free, which is little\n          close other programs, or compute less at once",
+        "ok      numpy: 2.4\n",
+    ):
+        assert text in answer.out
+    assert answer.out.splitlines()[-1] == "one thing is missing that the recipe digits needs: onnx"
 
-    def locate_file(self, path: Any) -> Path:
-        return Path(path)
 
-
-def test_the_packages_of_an_extra_that_are_missing() -> None:
-    assert doctor.missing_packages(Project(), "all") == ["no-such-package"]
-    assert doctor.missing_packages(Project(), "other") == []
-    assert doctor.missing_packages(distribution("fulldeck"), "files") == []
+def test_it_fits_a_narrow_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert all(len(line) <= 40 or " " not in line.strip() for line in cli("doctor").out.splitlines())
 
 
 def test_a_broken_plugin_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

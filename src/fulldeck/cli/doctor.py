@@ -10,16 +10,22 @@ EXAMPLE = "fulldeck doctor"
 
 
 def command(json: Json = False) -> None:
-    """Show the machine, versions, and what is missing."""
-    from fulldeck.doctor import examine
+    """Show what this machine and installation have, a verdict a line, and what to type about it.
+
+    ok: here. note: works, and you should know. missing: what needs it does not work; the line below says
+    what to type. Ends with what is missing for the recipe digits. The exit code is 0 in any case.
+    """
+    from fulldeck.doctor import examine, summary
 
     findings = examine()
     if json:
-        write_json(findings)
+        write_json(findings | {"summary": summary(findings)})
         return
     for topic, lines in findings.items():
         typer.echo(topic)
         for line in lines:
             write_text(f"{line['verdict']:<8}{line['name']}: {line['found']}", indent="  ", hanging=" " * 8)
             if "remedy" in line:
-                typer.echo(f"{'':10}{line['remedy']}")
+                write_text(line["remedy"], indent=" " * 10, hanging="  ")
+    typer.echo()
+    write_text(summary(findings))
