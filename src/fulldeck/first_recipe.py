@@ -25,10 +25,9 @@ from fulldeck.inspection import Inspection
 from fulldeck.instruction import GOALS, Situation
 from fulldeck.planner import Plan, Step, make_plan
 from fulldeck.recipe import Entry, Recipe, Train
+from fulldeck.schema import SCHEMA
 from fulldeck.splitting import with_default_split
 
-SCHEMA = "fulldeck.schema.json"
-"""The file beside a recipe by which editors complete it (`fulldeck schema --out`)."""
 WIDTH = 100
 LEAST_STEPS = {"accurate": 600}
 USUAL_LEAST_STEPS = 300

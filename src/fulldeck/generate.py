@@ -22,6 +22,7 @@ from fulldeck.catalogue import FILE, REGENERATE, describe, parameters_of
 from fulldeck.files import write_text
 from fulldeck.instruction import Instruction
 from fulldeck.recipe import Goal, Train
+from fulldeck.schema import SCHEMA, schema_of
 from fulldeck.trackers import TRACKERS, tracker_class
 from fulldeck.workloads import WORKLOADS, workload_class
 
@@ -67,10 +68,11 @@ def generated(package: str = "fulldeck.instructions") -> dict[Path, str]:
 
     For fulldeck itself that is also what a recipe may hold besides instructions (for `fulldeck schema`),
     the stub by which editors and type checkers know the package's lazy names, and, in a checkout, the
-    README's table.
+    README's table and the schema beside the shipped recipes.
     """
     folder = Path(str(importlib.import_module(package.split(".")[0]).__file__)).parent
-    content = generate(discover(package))
+    classes = discover(package)
+    content = generate(classes)
     texts = {}
     if folder == FILE.parent:
         content |= _recipe_sections()
@@ -78,6 +80,8 @@ def generated(package: str = "fulldeck.instructions") -> dict[Path, str]:
         readme = folder.parents[1] / "README.md"
         if readme.is_file():
             texts[readme] = _with_table(readme.read_text(), content["instructions"])
+            schema = schema_of(map(describe, classes), content)
+            texts[folder.parents[1] / "recipes" / SCHEMA] = json.dumps(schema, indent=1) + "\n"
     return {folder / FILE.name: json.dumps(content, indent=1) + "\n"} | texts
 
 

@@ -7,10 +7,13 @@ what fits to the data) is checked by `fulldeck plan`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fulldeck.catalogue import FILE, Entry, catalogue
+
+SCHEMA = "fulldeck.schema.json"
+"""The file beside a recipe by which editors know it: the recipe's first line names it."""
 
 Schema = dict[str, Any]
 
@@ -30,8 +33,12 @@ _FLAGS: Mapping[str, Schema] = {
 
 def recipe_schema() -> Schema:
     """The schema of a recipe, with the built-in instructions and those of installed plugins."""
-    sections = json.loads(FILE.read_bytes())
-    entries = {entry.name: entry for entry in catalogue()}
+    return schema_of(catalogue(), json.loads(FILE.read_bytes()))
+
+
+def schema_of(instructions: Iterable[Entry], sections: Mapping[str, Any]) -> Schema:
+    """The schema of a recipe with these `instructions`; `sections` is the content of catalogue.json."""
+    entries = {entry.name: entry for entry in instructions}
     parameters = {name: _entry_schema(entry) for name, entry in entries.items()}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",

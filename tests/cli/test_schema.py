@@ -8,8 +8,9 @@ from typing import Any
 import jsonschema
 import pytest
 
+from fulldeck.catalogue import FILE, built_in
 from fulldeck.recipe import SHIPPED, _Reader
-from fulldeck.schema import recipe_schema
+from fulldeck.schema import SCHEMA, recipe_schema, schema_of
 from fulldeck.yaml_file import parse_yaml, read_yaml
 
 Cli = Callable[..., Any]
@@ -71,6 +72,15 @@ def test_shipped_recipes_validate(validator: jsonschema.Draft7Validator) -> None
     assert files
     for file in files:
         validator.validate(read_yaml(file)[0])
+
+
+def test_every_shipped_recipe_names_the_schema_that_lies_beside_it() -> None:
+    files = [file for folder in SHIPPED for file in folder.glob("*.yaml")]
+    for file in files:
+        line = file.read_text().partition("\n")[0]
+        assert line == f"# yaml-language-server: $schema={SCHEMA}"
+        beside = json.loads((file.parent / line.rpartition("=")[2]).read_text())
+        assert beside == schema_of(built_in(), json.loads(FILE.read_bytes()))
 
 
 def test_it_knows_the_keys_that_the_reader_knows() -> None:

@@ -59,9 +59,10 @@ def command(
             raise BadInput("--yes takes what is inferred, but not the data; give --data PATH")
         data = str(typer.prompt("Data (a folder, a file, or digits)"))
 
-    from fulldeck.first_recipe import SCHEMA, write_first_recipe
+    from fulldeck.first_recipe import write_first_recipe
     from fulldeck.inspection import inspect_data
     from fulldeck.instruction import GOALS
+    from fulldeck.schema import SCHEMA
 
     seen = inspect_data(data, task, target)
     if ask:
