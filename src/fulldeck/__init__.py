@@ -28,6 +28,7 @@ NAMES = {
     "plan": "pipeline",
     "read_recipe": "recipe",
     "run": "pipeline",
+    "save_weights": "weights",
 }
 """Public name to the module of this package that holds it."""
 

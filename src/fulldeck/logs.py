@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -60,3 +61,18 @@ def on_standard_error(*, as_json: bool, quiet: bool) -> Iterator[None]:
         logging.captureWarnings(False)
         logging.root.removeHandler(handler)
         tree.setLevel(before)
+
+
+def collect() -> None:
+    """Let loggers that write to the screen by themselves, as torch's do, hand their records up instead.
+
+    To be called after the libraries have been imported; a user who has set TORCH_LOGS wants to see them.
+    """
+    if "TORCH_LOGS" in os.environ:
+        return
+    for logger in list(logging.root.manager.loggerDict.values()):
+        if not isinstance(logger, logging.Logger):
+            continue
+        for handler in [one for one in logger.handlers if type(one) is logging.StreamHandler]:
+            logger.removeHandler(handler)
+            logger.propagate = True

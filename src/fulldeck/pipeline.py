@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from fulldeck.candidate import Candidate
+from fulldeck.candidate import Artifact, Candidate
 from fulldeck.data import Data
 from fulldeck.device import cpu_threads, pick_device
 from fulldeck.errors import BadInput, CannotAct, RunFailed
@@ -47,6 +47,7 @@ from fulldeck.splitting import with_default_split
 from fulldeck.tracking import Tracking
 from fulldeck.training_loop import TrainingLoop
 from fulldeck.watcher import Watcher, Watchers, default_watcher
+from fulldeck.weights import save_weights
 from fulldeck.workload import Workload, encoded
 
 MAX_SCORED = 10_000
@@ -228,10 +229,14 @@ class Execution:
             self._note(f"training stopped after epoch {loop.epoch}: {loop.stopped}")
         for reason, count in loop.skipped.items():
             self._note(f"{count} optimizer steps were skipped: {reason}")
+        for text in loop.notes:
+            self._note(text)
         for label, figures in loop.reported.items():
             self.reports[label]["changes"] |= figures
         self.result["training"] = {"epochs": loop.epoch, "steps": loop.step, "history": loop.history}
         self.result["memory"] = {"training_peak_bytes": peak_memory(loop.device)}
+        weights = save_weights(module, self.folder.artifacts / "model.safetensors")
+        self.result["artifacts"].append(self._listed(weights))
         return Candidate(
             name=self.workload.name,
             module=module,
@@ -287,15 +292,7 @@ class Execution:
                     raise RunFailed(f"{text}; write tolerate: true at {step.label} to accept it")
                 self._note(text)
             candidate, before = after_step, after
-        self.result["artifacts"] = [
-            {
-                "path": str(artifact.path.relative_to(self.folder.path)),
-                "kind": artifact.kind,
-                "bytes": artifact.bytes,
-                "precision": artifact.precision,
-            }
-            for artifact in candidate.artifacts
-        ]
+        self.result["artifacts"] += [self._listed(artifact) for artifact in candidate.artifacts]
         return candidate
 
     def judge(self, candidate: Candidate) -> dict[str, dict[str, float]]:
@@ -392,6 +389,14 @@ class Execution:
     def _note(self, text: str) -> None:
         self.notes.append(text)
         self.watcher.note(text)
+
+    def _listed(self, artifact: Artifact) -> dict[str, Any]:
+        return {
+            "path": str(artifact.path.relative_to(self.folder.path)),
+            "kind": artifact.kind,
+            "bytes": artifact.bytes,
+            "precision": artifact.precision,
+        }
 
     def _tell(self, data: Data, told: int) -> int:
         for note in data.notes[told:]:

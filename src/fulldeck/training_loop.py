@@ -104,6 +104,7 @@ class TrainingLoop:
         self.clock = StepClock()
         self.carried: dict[str, Any] = {}
         self.reported: dict[str, dict[str, dict[str, float]]] = {}
+        self.notes: list[str] = []  # what the user should know at the end of the training
         self.last_loss: Tensor | None = None
         self.stopped: str | None = None
 

@@ -65,3 +65,31 @@ def test_interrupted_says_how_to_go_on_and_goes_on(
     nothing = cli(*words, "--resume")
     assert nothing.code == 2
     assert "there is no unfinished run" in nothing.err
+
+
+def test_log_json_is_one_object_a_line_also_for_errors(
+    cli: Cli, recipe: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = recipe("workload: breast_cancer\ntrain: {epochs: 2, threads: 1}\n")
+    answer = cli("run", path, "--out", tmp_path / "runs", "--log-json")
+    assert answer.code == 0
+    lines = [json.loads(line) for line in answer.err.splitlines()]
+    assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
+    assert [line["epoch"] for line in lines if "validation_loss" in line] == [0, 1]
+    assert "epoch 1" not in answer.out, "only the summary"
+    assert "test: accuracy 0." in answer.out
+    wrong = cli("run", "digitz", "--log-json")
+    (line,) = [json.loads(line) for line in wrong.err.splitlines()]
+    assert (wrong.code, line["level"], line["exit_code"]) == (2, "error", 2)
+    assert 'there is no recipe "digitz"; did you mean digits?' in line["message"]
+
+
+def test_quiet_writes_one_line(cli: Cli, recipe: Callable[[str], Path], tmp_path: Path) -> None:
+    path = recipe("workload: breast_cancer\ntrain: {epochs: 2, threads: 1}\n")
+    answer = cli("run", path, "--out", tmp_path / "runs", "--quiet")
+    (line,) = answer.out.splitlines()
+    assert line.startswith(f"{tmp_path}/runs/2")
+    assert "  test: accuracy 0." in line
+    assert answer.err == ""
+    wrong = cli("run", "digitz", "--quiet")
+    assert wrong.err.startswith("error: there is no recipe")

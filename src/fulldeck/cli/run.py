@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fulldeck.cli.output import Interrupted, Json, LogJson, Quiet, write_json
+from fulldeck.logs import collect
 
 EXAMPLE = "fulldeck run digits --set train.epochs=3"
 
@@ -41,6 +42,7 @@ def command(
     from fulldeck.pipeline import run
     from fulldeck.progress import Progress
 
+    collect()
     progress = Progress(Console(stderr=json, quiet=quiet or log_json, highlight=False, markup=False))
     try:
         result = run(recipe, settings=settings, out=out, resume=resume, watcher=progress)

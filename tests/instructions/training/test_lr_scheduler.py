@@ -263,3 +263,12 @@ def test_refusals_say_what_to_write(chosen, settings, message):
 def test_plateau_is_no_function_of_the_step():
     with pytest.raises(ValueError, match="no function of the step"):
         schedule(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1), "plateau", 10)
+
+
+def test_an_unknown_kind_is_refused_with_all_there_are():
+    with pytest.raises(BadInput) as refused:
+        schedule(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1), "onecycle", 10)
+    assert str(refused.value) == (
+        'unknown kind "onecycle" of schedule; did you mean one_cycle?; there is cosine, one_cycle, '
+        "warmup_stable_decay, linear, polynomial, constant"
+    )

@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from fulldeck.errors import BadInput
+from fulldeck.instructions.training.lr_scheduler import LrScheduler
 from fulldeck.instructions.training.weight_averaging import WeightAveraging, average_weights
 from fulldeck.training_loop import TrainingLoop
 
@@ -327,3 +328,16 @@ def test_it_goes_before_what_merges_adapters(right_order):
     fitted = training.fit()
     weight = sum(0.5 ** min(12 - k, 11) * (s[-1].base.weight + s[-1].delta) for k, s in enumerate(states))
     assert torch.allclose(fitted[-1].weight, weight, atol=1e-6) is right_order
+
+
+@pytest.mark.parametrize(("kind", "noted"), [("cosine", True), ("one_cycle", True), ("constant", False)])
+def test_a_rate_that_ends_near_zero_is_noted(kind, noted):
+    training = loop(LrScheduler(kind=kind), WeightAveraging(), epochs=5, validation=batches(2))
+    training.fit()
+    assert any("the learning rate ended at" in note for note in training.notes) == noted
+
+
+def test_an_unknown_kind_is_refused_in_one_line():
+    with pytest.raises(BadInput) as refused:
+        average_weights(model(), "emma")
+    assert str(refused.value) == 'unknown kind "emma" of average; did you mean ema?; there is ema, swa, lawa'

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
@@ -185,9 +185,15 @@ def schedule(
 
     The rates that the groups have now are the highest that they will get. See `lr_multiplier` for the
     forms; one_cycle is torch's OneCycleLR, which also lowers and raises the momentum, where the
-    optimizer has one. Raises ValueError for plateau, which is no function of the step: use torch's
-    ReduceLROnPlateau.
+    optimizer has one. Raises BadInput for an unknown kind, and for plateau, which is no function of the
+    step: use torch's ReduceLROnPlateau.
     """
+    kinds = [name for name in get_args(Kind) if name != "plateau"]
+    if kind not in kinds:
+        wrong = f'unknown kind "{kind}" of schedule{closest(str(kind), kinds)}'
+        if kind == "plateau":
+            wrong = "plateau is no function of the step: use torch's ReduceLROnPlateau"
+        raise BadInput(f"{wrong}; there is {', '.join(kinds)}")
     if kind == "one_cycle":
         total = max(total_steps, 3)
         peak = min(max(warmup_steps, 1), total - 2)

@@ -10,7 +10,8 @@ the weights, or recalculated from up to 100 training batches when the average is
 states lie too far apart for averaged statistics).
 
 Use when: the metric jumps from epoch to epoch, or the learning rate ends high.
-Avoid when: memory has no room for a second copy of the weights; the rate decays to zero (little is left).
+Avoid when: memory has no room for a second copy of the weights; the learning rate decays to zero: the last
+weights then hardly scatter, and their average gains nothing over them (a run that ends so says it).
 Reference: Polyak & Juditsky 1992 (EMA's ancestor); Izmailov et al. 2018, arXiv:1803.05407 (SWA); Kaddour
 2022, arXiv:2209.14981 (LAWA). The averaging itself is `torch.optim.swa_utils`.
 
@@ -34,14 +35,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn, update_bn
 
 from fulldeck.batch import Tensors, call, to_device
-from fulldeck.errors import BadInput
+from fulldeck.errors import BadInput, closest
 from fulldeck.instruction import Evidence, Instruction, instruction, param
 from fulldeck.random_state import random_state, restore_random_state
 
@@ -55,6 +56,8 @@ _START = {"ema": 0.0, "swa": 0.75, "lawa": 0.0}
 _STATISTICS = ("running_mean", "running_var")
 _STATISTICS_BATCHES = 100
 _LOW = (torch.bfloat16, torch.float16)
+_LOW_RATE = 0.05
+"""Share of the highest learning rate, below which the weights hardly move any more."""
 
 
 @instruction(
@@ -109,6 +112,11 @@ class WeightAveraging(Instruction):
         def compare() -> None:
             if loop.validation is None or average.count == 0 or not loop.history:
                 return
+            if (left := _rate_left(loop)) <= _LOW_RATE:
+                loop.notes.append(
+                    f"weight_averaging: the learning rate ended at {left:.1%} of its highest, where averaging "
+                    "gains little; it is for rates that end high (lr_scheduler.min_lr_ratio, or kind: constant)"
+                )
             average.paused = True
             for name, value in loop.evaluate(loop.validation).items():
                 averaged = loop.history[-1][f"validation_{name}"]
@@ -134,6 +142,13 @@ class WeightAveraging(Instruction):
             ) from None
 
 
+def _rate_left(loop: TrainingLoop) -> float:
+    """The last learning rate as a share of the highest; schedulers of torch note that in the group."""
+    group = loop.optimizers[0].param_groups[0]
+    highest = float(group.get("max_lr", group.get("initial_lr", group["lr"])))
+    return float(group["lr"]) / highest if highest else 1.0
+
+
 class WeightAverage:
     """The running average of a model's trained parameters and batch-norm statistics."""
 
@@ -153,6 +168,11 @@ class WeightAverage:
         self.decay_warmup = decay_warmup
         self.statistics_from = statistics_from
         self.paused = False
+        if kind not in get_args(Kind):
+            raise BadInput(
+                f'unknown kind "{kind}" of average{closest(str(kind), get_args(Kind))}; there is '
+                f"{', '.join(get_args(Kind))}"
+            )
         self._window: deque[list[Tensor]] = deque(maxlen=window)
         self.restart()
 
@@ -280,7 +300,7 @@ def average_weights(
 
     `decay` (0 to 1) and `decay_warmup` are for ema, `window` (states) for lawa. `statistics_from` gives
     training inputs, on the model's device, from which batch-norm's statistics are recalculated; None:
-    they are averaged. `settle()` ends it, with the average in the model.
+    they are averaged. `settle()` ends it, with the average in the model. Raises BadInput for an unknown kind.
     """
     return WeightAverage(
         model,
