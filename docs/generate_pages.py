@@ -45,6 +45,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "events": _events,
     "recipe reference": recipe_page.reference,
     "shipped recipes": recipe_page.texts,
+    "trackers": recipe_page.trackers,
 }
 """What a hand-written page may ask for."""
 _PART = re.compile(r"^<!-- generated: (.+) -->$", re.MULTILINE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ def overview(entries: Iterable[Entry]) -> str:
             f"{entry.number:02d}",
             f"[`{entry.name}`]({entry.name}.md)",
             entry.stage,
-            entry.title.rstrip("."),
             ", ".join(entry.kinds) or "all",
+            entry.title.rstrip("."),
         )
         for entry in entries
     ]
@@ -39,7 +39,7 @@ def overview(entries: Iterable[Entry]) -> str:
             "# Instructions",
             "An instruction is one numbered technique. Each has a page: what it does, when to use it, its "
             "parameters, the rules of order, an example, and what it claims.",
-            table(("no", "name", "stage", "what it does", "data"), rows),
+            table(("no", "name", "stage", "data", "what it does"), rows),
             "The numbers are fixed. Numbers that are missing here are not built yet. Plugins take 100 and up: "
             "see [Write a plugin](../write-a-plugin.md).",
         ]
@@ -191,26 +191,42 @@ def _evidence(entry: Entry) -> str:
     found = measured(entry.name)
     parts.append("Measured:" if found else "Not measured yet.")
     if found:
-        columns = ("workload", "figure", "ratio", "95 % interval", "rounds", "verdict", "machine")
-        parts.append(table(columns, map(_measurement, found)))
+        columns = (
+            "workload",
+            "figure",
+            "without → with",
+            "effect [interval]",
+            "verdict",
+            "rounds",
+            "machine",
+        )
+        parts.append(table(columns, [row for result in found for row in _measurements(result)]))
     return "\n\n".join(parts)
 
 
 def measured(name: str) -> list[dict[str, Any]]:
-    """The measurements of one instruction, from docs/evidence."""
+    """What `fulldeck verify` has found about one instruction, from docs/evidence."""
     documents = [json.loads(path.read_bytes()) for path in sorted(EVIDENCE.glob("*.json"))]
-    return [document for document in documents if document["name"] == name]
+    return [document for document in documents if document["name"] == name and "verdict" in document]
 
 
-def _measurement(found: Mapping[str, Any]) -> tuple[str, ...]:
-    low, high = found["interval"]
-    machine = found["machine"]
-    return (
-        str(found.get("workload", "")),
-        str(found["metric"]),
-        f"{found['ratio']:.3g}",
-        f"{low:.3g} to {high:.3g}",
-        str(found["rounds"]),
-        str(found["verdict"]),
-        f"{machine['processor']}, {machine['cores']} cores" if isinstance(machine, Mapping) else str(machine),
+def _measurements(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """A row for the figure that is claimed, and one for each cost."""
+    machine = result["machine"]
+    where = (
+        f"{machine['accelerator'] or machine['processor']}, {machine['cores']} cores, {result['time'][:10]}"
     )
+    for one in (result, *result["costs"]):
+        scale = "{:.3g}x" if "difference" not in one else "{:+.3g}"
+        low, high = (scale.format(value) for value in one["interval"])
+        effect = scale.format(one.get("difference", one.get("ratio")))
+        before = "" if one["baseline"] is None else f"{one['baseline']:.4g} → "
+        yield (
+            result["workload"],
+            one["metric"],
+            f"{before}{one['treatment']:.4g}",
+            f"{effect} [{low}, {high}]",
+            one["verdict"],
+            str(one["rounds"]),
+            where,
+        )

@@ -12,9 +12,8 @@ from instruction_page import table
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 RESULTS = BENCHMARKS / "results"
-LEFT_OUT = frozenset({"machine", "raw", "raw_ms", "start", "load_after"})
+LEFT_OUT = frozenset({"machine", "raw", "raw_ms", "start", "load_after", "rounds"})
 """What is no figure to read, or stands in another result too."""
-ROUNDS = "rounds"
 
 
 def page() -> str:
@@ -76,13 +75,28 @@ def tables(result: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], list[tu
 def _arms(
     value: Mapping[str, Any], path: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
-    kept = {name: item for name, item in value.items() if name not in LEFT_OUT and not isinstance(item, list)}
-    figures = {name: item for name, item in kept.items() if _is_figure(item)}
-    if path and figures:
-        yield path, figures
-    for name, item in kept.items():
-        if isinstance(item, Mapping) and name not in figures:
+    """Where the figures are: the first mapping on the way down that holds some has all below it, flat."""
+    if not path and (own := {name: item for name, item in _kept(value).items() if _is_figure(item)}):
+        yield ("figures", "this result"), own
+    for name, item in _kept(value).items():
+        if not isinstance(item, Mapping) or _is_figure(item):
+            continue
+        if any(_is_figure(one) for one in _kept(item).values()):
+            yield (*path, name), dict(_flat(item, ""))
+        else:
             yield from _arms(item, (*path, name))
+
+
+def _kept(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: item for name, item in value.items() if name not in LEFT_OUT}
+
+
+def _flat(value: Mapping[str, Any], before: str) -> Iterator[tuple[str, Any]]:
+    for name, item in _kept(value).items():
+        if _is_figure(item):
+            yield f"{before}{name}", item
+        elif isinstance(item, Mapping):
+            yield from _flat(item, f"{before}{name} ")
 
 
 def _is_figure(value: Any) -> bool:
@@ -93,8 +107,11 @@ def _is_figure(value: Any) -> bool:
 
 def _figure(value: Any) -> str:
     if isinstance(value, Mapping):
-        low, high = value["interval"]
-        return f"{_number(value['median'])} [{_number(low)}, {_number(high)}]"
+        if "interval" in value:
+            low, high = value["interval"]
+            return f"{_number(value['median'])} [{_number(low)}, {_number(high)}]"
+        rest = ", ".join(f"{name} {_number(item)}" for name, item in value.items() if name != "median")
+        return f"{_number(value['median'])}" + (f" ({rest})" if rest else "")
     return _number(value)
 
 

@@ -33,6 +33,14 @@ def reference() -> str:
     return "\n\n".join(parts)
 
 
+def trackers() -> str:
+    """Every tracker, with the keys that it takes."""
+    content: dict[str, Any] = json.loads(FILE.read_bytes())
+    return "\n\n".join(
+        f"### {name}\n\n{parameters(tracker['parameters'])}" for name, tracker in content["trackers"].items()
+    )
+
+
 def texts() -> str:
     """Every shipped recipe as it stands in the repository."""
     return "\n\n".join(

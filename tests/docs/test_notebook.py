@@ -25,7 +25,7 @@ def test_it_runs_without_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     figures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(figures) == 2
     said = "".join(output.get("text", "") for output in outputs if output.output_type == "stream")
-    assert "epoch 3: loss" in said
+    assert "epoch 3  loss" in said
     assert "\x1b" not in said, "control sequences of a terminal"
     assert "\r" not in said
     assert not [output for output in outputs if output.get("name") == "stderr"]
