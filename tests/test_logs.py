@@ -2,8 +2,6 @@
 
 import json
 import logging
-import subprocess
-import sys
 import warnings
 from datetime import datetime
 from pathlib import Path
@@ -65,16 +63,6 @@ def test_what_is_heard(capsys: Captured, as_json: bool, quiet: bool, heard: set[
     assert {text for text in everything if text in err} == heard
     tree.error("nobody listens any more")
     assert capsys.readouterr().err == ""
-
-
-def test_a_library_user_sees_nothing_until_they_listen(tmp_path: Path) -> None:
-    code = (
-        "from fulldeck.pipeline import run; import logging\n"
-        f"run('breast_cancer', [], out={str(tmp_path)!r}, **{QUICK})\n"
-        "logging.getLogger('fulldeck').error('x')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_a_run_tells_its_log(

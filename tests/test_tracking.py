@@ -108,14 +108,17 @@ def test_a_run_that_cannot_begin_leaves_no_trace(recipe: Callable[[str], Path], 
     assert not (tmp_path / "mlruns").exists()
 
 
-def test_none_is_imported_unless_named(recipe: Callable[[str], Path], tmp_path: Path) -> None:
+def test_none_is_imported_unless_named_and_nothing_is_said_unasked(
+    recipe: Callable[[str], Path], tmp_path: Path
+) -> None:
     code = (
         "import sys; from fulldeck.pipeline import run\n"
         f"run({str(recipe(''))!r}, out={str(tmp_path / 'runs')!r})\n"
-        "print(sorted({'tensorboard', 'mlflow', 'wandb'} & set(sys.modules)))"
+        "print(sorted({'tensorboard', 'mlflow', 'wandb'} & set(sys.modules)))\n"
+        "import logging; logging.getLogger('fulldeck.run').error('x')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def test_steps_stand_at_the_end_of_the_steps_they_are_the_mean_of() -> None:

@@ -37,6 +37,7 @@ from fulldeck.instruction import Instruction, Situation
 from fulldeck.loader import BatchLoader, ShuffledSampler
 from fulldeck.machine import describe_machine, peak_memory
 from fulldeck.planner import Plan, Step, make_plan
+from fulldeck.progress import default_watcher
 from fulldeck.recipe import Recipe, make_recipe, read_recipe
 from fulldeck.rehearsal import rehearse
 from fulldeck.report import write_report
@@ -46,7 +47,7 @@ from fulldeck.service import Service
 from fulldeck.splitting import with_default_split
 from fulldeck.tracking import Tracking
 from fulldeck.training_loop import TrainingLoop
-from fulldeck.watcher import Watcher, Watchers, default_watcher
+from fulldeck.watcher import Watcher, Watchers
 from fulldeck.weights import save_weights
 from fulldeck.workload import Workload, encoded
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from rich.text import Text
 
 from fulldeck.figures import duration, size
 from fulldeck.pace import Pace, Reading
-from fulldeck.watcher import Watcher, in_notebook
+from fulldeck.watcher import Watcher
 
 if TYPE_CHECKING:
     from fulldeck.planner import Plan
@@ -121,6 +122,17 @@ class Progress(Watcher):
         import torch
 
         return int(torch.accelerator.memory_allocated(loop.device))
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return getattr(shell, "kernel", None) is not None
+
+
+def default_watcher() -> Watcher:
+    """What follows a run that was given no watcher: plain lines in a notebook, elsewhere nothing."""
+    return Progress() if in_notebook() else Watcher()
 
 
 def _console() -> Console:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,21 +37,6 @@ class Watcher:
 
     def ended(self, status: str, error: str) -> None:
         """The run is over before its end: `failed` or `interrupted`, and why."""
-
-
-def in_notebook() -> bool:
-    """Whether this process is the kernel of a notebook."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return getattr(shell, "kernel", None) is not None
-
-
-def default_watcher() -> Watcher:
-    """What follows a run that was given no watcher: plain lines in a notebook, elsewhere nothing."""
-    if not in_notebook():
-        return Watcher()
-    from fulldeck.progress import Progress
-
-    return Progress()
 
 
 class Watchers(Watcher):

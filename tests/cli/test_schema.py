@@ -36,6 +36,7 @@ GOOD = (
     "workload: digits\ninstructions:\n  - onnx_export:\n",
     "workload: digits\norder: strict\ntrain:\n",
 )
+    "workload: digits\ntrackers: [tensorboard, {mlflow: {experiment: x, uri: ./mlruns}}, {wandb: {mode: offline}}]",
 BAD = (
     "train: {epochs: 1}",
     "workload: digitz",
@@ -49,6 +50,8 @@ BAD = (
     "workload: digits\ninstructions: [{onnx_export: {}, amp_optimizer: {}}]",
     "workload: digits\nnonsense: 1",
 )
+    "workload: digits\ntrackers: [tensorbord]",
+    "workload: digits\ntrackers: [{wandb: {mode: ofline}}]",
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 Cli = Callable[..., Any]
 
 
@@ -26,6 +28,24 @@ def test_it_serves_until_it_is_interrupted(finished: Path) -> None:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_its_log_can_be_json_lines(finished: Path) -> None:
+    words = ["serve", str(finished), "--port", "0", "--workers", "1", "--threads", "1", "--log-json"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fulldeck", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    ready = json.loads(process.stderr.readline())
+    (engine,) = psutil.Process(process.pid).children()
+    engine.kill()
+    ended = json.loads(process.stderr.readline())
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, "")
+    assert ready["url"].startswith("http://127.0.0.1:")
+    assert (ended["level"], ended["logger"]) == ("warning", "fulldeck.serving")
+    assert ended["message"].startswith(f"engine process {engine.pid} ended")
 
 
 def test_a_port_that_is_taken(cli: Cli, finished: Path) -> None:

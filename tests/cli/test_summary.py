@@ -1,8 +1,10 @@
 """What a finished run shows."""
 
+from pathlib import Path
+
 import pytest
 
-from fulldeck.cli.summary import write_summary
+from fulldeck.cli.summary import write_line, write_summary
 
 RESULT = {
     "run": "runs/20261123-141500-digits",
@@ -47,3 +49,26 @@ def test_everything_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 def test_without_a_package_it_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     write_summary(RESULT | {"rehearsal": None})
     assert "fulldeck show model_packaging" in capsys.readouterr().out
+
+
+def test_it_names_the_report_if_there_is_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "report.html").touch()
+    write_summary(RESULT | {"run": str(tmp_path)})
+    *_, named, shown, served, asked = capsys.readouterr().out.splitlines()
+    assert named == f"report: {tmp_path}/report.html"
+    assert shown == f"fulldeck report {tmp_path} --open"
+    assert served == f"fulldeck serve {tmp_path}"
+    assert asked == f"fulldeck predict {tmp_path} INPUT"
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_it_fits(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    write_summary(RESULT)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines if not line.startswith("fulldeck ")) <= columns
+
+
+def test_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    write_line(RESULT)
+    assert capsys.readouterr().out == "runs/20261123-141500-digits  test: accuracy 0.99\n"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import fulldeck
 from fulldeck.errors import BadInput
+from fulldeck.logs import tree
 from fulldeck.serving.http import Refusal, Request, Response
 from fulldeck.serving.predict import Prediction
 from fulldeck.serving.protocol import HEADER_LENGTH, InferenceCodec, to_json
@@ -20,7 +20,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 OPEN = {"/v2/health/live", "/v2/health/ready"}
 """Paths that need no token: probes have none, and the answers tell nothing."""
 
-log = logging.getLogger("fulldeck.serving")
+log = tree.getChild("serving")
 
 
 class App:

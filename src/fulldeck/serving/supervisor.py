@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from pathlib import Path
 
 from fulldeck.errors import BadInput, RunFailed
+from fulldeck.logs import tree
 from fulldeck.serving.queue import JobQueue
 from fulldeck.serving.worker_process import WorkerProcess
 
@@ -17,7 +17,7 @@ PATIENCE_SECONDS = 2.0
 LONGEST_PAUSE_SECONDS = 2.0
 """Longest pause before another attempt to start an engine process that failed to start."""
 
-log = logging.getLogger("fulldeck.serving")
+log = tree.getChild("serving")
 
 
 class Supervisor:
