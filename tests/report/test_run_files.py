@@ -62,3 +62,14 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(BadInput, match=said):
             read_run(path)
+
+
+def test_a_line_that_is_no_epoch_ends_the_curves(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    with (folder / "metrics.jsonl").open("a") as stream:
+        stream.write('[]\n{"epoch": 4, "step": 80}\n')
+    run = read_run(folder)
+    assert (len(run.metrics), run.missing) == (
+        3,
+        {"metrics.jsonl": "line 4 tells of no epoch; the curves end before it"},
+    )

@@ -72,7 +72,7 @@ def _plan(run: RunFiles) -> list[dict[str, Any]]:
         {
             **step,
             "title": known[step["name"]].title if step["name"] in known else "",
-            "status": went.get(step["label"], {}).get("status", "planned"),
+            "status": went.get(step["label"], {}).get("status", ""),
             "skipped": went.get(step["label"], {}).get("reason") or step.get("skipped"),
         }
         for step in run.steps

@@ -110,7 +110,8 @@ def _sentence(run: RunFiles, found: Sequence[Mapping[str, Any]]) -> str:
         name, value = next(iter(metrics.items()))
         text = shown(name, value, 1)
         beginning = f"{text} {said(name)}" if is_share(name) else f"{titled(name)} {text}"
-        parts.append(f"{beginning} on {split} data that training did not see.")
+        unseen = "" if split == "train" else " that training did not see"
+        parts.append(f"{beginning} on {split} data{unseen}.")
     if found:
         first, last = found[0]["changes"], found[-1]["changes"]
         words = [

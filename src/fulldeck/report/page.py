@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from fulldeck.figures import duration, size
+from fulldeck.figures import duration
 from fulldeck.report.words import ratio, said, shown
 
 HERE = Path(__file__).parent
@@ -33,7 +33,6 @@ def _environment() -> Environment:
     environment.filters |= {
         "said": said,
         "shown_as": lambda value, name, decimals=2: shown(name, value, decimals),
-        "size": size,
         "duration": duration,
         "picture": _picture,
         "cell": _cell,

@@ -142,12 +142,15 @@ def _mapping(path: Path, missing: dict[str, str]) -> dict[str, Any]:
 
 def _lines(path: Path, missing: dict[str, str]) -> list[Mapping[str, Any]]:
     """Of a JSON-lines file; the last line may have been cut off by whoever stopped the run."""
-    values = []
+    values: list[Mapping[str, Any]] = []
     for number, line in enumerate(_text(path, missing).splitlines(), 1):
         try:
             value = json.loads(line)
         except ValueError:
             missing[path.name] = f"line {number} is cut off; the curves end before it"
+            break
+        if not (isinstance(value, dict) and {"epoch", "step"} <= value.keys()):
+            missing[path.name] = f"line {number} tells of no epoch; the curves end before it"
             break
         values.append(value)
     return values

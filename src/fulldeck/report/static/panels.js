@@ -4,9 +4,10 @@
    The returned update(description) replaces the data, for a page that is fed while a run goes on. */
 
 const fulldeckPanel = (() => {
-  const HEIGHT = 240, PAPER_WIDTH = 640, TABLE_ROWS = 200, COLOURS = 8;
+  const HEIGHT = 240, PAPER_WIDTH = 400, PAPER_ZOOM = 2, TABLE_ROWS = 200, COLOURS = 8;
   const drawn = new Set();
 
+  const onPaper = () => document.documentElement.classList.contains("on-paper");
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
   function make(tag, attributes = {}, ...children) {
@@ -20,7 +21,7 @@ const fulldeckPanel = (() => {
     if (value == null) return "–";
     if (share) return `${+(100 * value).toPrecision(4)} %`;
     const size = Math.abs(value);
-    if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2).replace(/\.?0+e/, "e");
+    if (size !== 0 && (size < 1e-4 || size >= 1e6)) return value.toExponential(2).replace(/\.?0+e/, "e");
     return whole(+value.toPrecision(4));
   }
 
@@ -84,29 +85,32 @@ const fulldeckPanel = (() => {
 
     function draw() {
       if (chart) chart.destroy();
-      const onPaper = document.documentElement.classList.contains("on-paper");
       const quiet = colour("--quiet"), grid = { stroke: colour("--grid"), width: 1 };
-      const font = "12px system-ui, sans-serif";
-      const axis = { stroke: quiet, font, grid, ticks: { ...grid, size: 4 }, gap: 6 };
+      // Paper has finer dots than the screen: all is drawn larger there, and page.css fits it in.
+      const zoom = onPaper() ? PAPER_ZOOM : 1;
+      const font = `${12 * zoom}px system-ui, sans-serif`;
+      const axis = { stroke: quiet, font, grid, ticks: { ...grid, size: 4 * zoom }, gap: 6 * zoom };
       const few = data[0].length <= 60;
       // On a logarithmic axis the powers of ten suffice, where there are two of them or more.
       const powers = (self, ticks) => ticks.map((tick) => (Number.isInteger(Math.log10(tick)) ? tick : null));
       const sparse = panel.log ? { filter: powers } : {};
       chart = new uPlot(
         {
-          width: onPaper ? Math.min(PAPER_WIDTH, plot.clientWidth || PAPER_WIDTH) : plot.clientWidth,
-          height: HEIGHT,
+          width: onPaper() ? PAPER_WIDTH * zoom : plot.clientWidth,
+          height: HEIGHT * zoom,
+          padding: [null, 20 * zoom, null, null],
           legend: { show: false },
           cursor: { y: false, points: { size: 7 } },
           scales: { x: { time: false }, y: { distr: panel.log ? 3 : 1 } },
           axes: [
-            { ...axis, size: 30, values: (self, ticks) => ticks.map(whole) },
+            { ...axis, size: 30 * zoom, space: 56 * zoom, values: (self, ticks) => ticks.map(whole) },
             {
               ...axis,
               ...sparse,
               grid: { ...grid, ...sparse },
               ticks: { ...axis.ticks, ...sparse },
-              size: 62,
+              size: 62 * zoom,
+              space: 30 * zoom,
               values: (self, ticks) => ticks.map((tick) => (tick == null ? "" : written(tick, panel.share))),
             },
           ],
@@ -115,9 +119,9 @@ const fulldeckPanel = (() => {
             ...panel.series.map((series, place) => ({
               label: series.name,
               stroke: colour(`--c${(place % COLOURS) + 1}`),
-              width: 2,
+              width: 2 * zoom,
               spanGaps: false,
-              points: { show: few || series.x.length <= 60, size: 5 },
+              points: { show: few || series.x.length <= 60, size: 5 * zoom },
               show: legend.children[place].getAttribute("aria-pressed") !== "false",
             })),
           ],
@@ -162,7 +166,9 @@ const fulldeckPanel = (() => {
     plot.addEventListener("keydown", move);
     plot.addEventListener("blur", () => chart.setCursor({ left: -10, top: -10 }));
     details.addEventListener("toggle", () => details.open && writeTable());
-    new ResizeObserver(() => chart.setSize({ width: plot.clientWidth, height: HEIGHT })).observe(plot);
+    new ResizeObserver(() => {
+      if (!onPaper()) chart.setSize({ width: plot.clientWidth, height: HEIGHT });
+    }).observe(plot);
     drawn.add(draw);
     update(description);
     return { update };
@@ -170,9 +176,9 @@ const fulldeckPanel = (() => {
 
   const redraw = () => drawn.forEach((draw) => draw());
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-  for (const [event, onPaper] of [["beforeprint", true], ["afterprint", false]]) {
+  for (const [event, begins] of [["beforeprint", true], ["afterprint", false]]) {
     addEventListener(event, () => {
-      document.documentElement.classList.toggle("on-paper", onPaper);
+      document.documentElement.classList.toggle("on-paper", begins);
       redraw();
     });
   }
