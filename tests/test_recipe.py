@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from fulldeck.errors import BadInput
-from fulldeck.recipe import SHIPPED, Train, make_recipe, read_recipe
+from fulldeck.recipe import Train, make_recipe, read_recipe
+from fulldeck.shipped import SHIPPED
 from fulldeck.yaml_file import parse_yaml
 
 HEAD = "workload: digits\ninstructions:\n"

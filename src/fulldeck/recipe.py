@@ -18,15 +18,16 @@ from fulldeck.declared import Declared, Refused
 from fulldeck.errors import BadInput, closest
 from fulldeck.instruction import Instruction
 from fulldeck.param import param
+from fulldeck.shipped import shipped_recipes
 from fulldeck.tracker import Tracker
 from fulldeck.trackers import make_tracker
 from fulldeck.workload import Workload
 from fulldeck.workloads import make_workload
 from fulldeck.yaml_file import Lines, Place, parse_yaml, read_yaml
 
-SHIPPED = (Path(__file__).parent / "recipes", Path(__file__).parents[2] / "recipes")
-"""Where recipes that come with fulldeck lie: in an installed package, and in a checkout."""
 ENTRY_KEYS = ("optional", "tolerate")
+PATHS = ("path", "model", "data")
+"""Keys of a workload that may name a file or folder."""
 
 
 class Train(Declared):
@@ -126,7 +127,7 @@ def find_recipe(name: str | Path) -> Path:
         if not path.is_file():
             raise BadInput(f"recipe {path} does not exist" if not path.exists() else f"{path} is not a file")
         return path
-    shipped = {file.stem: file for folder in SHIPPED if folder.is_dir() for file in folder.glob("*.yaml")}
+    shipped = shipped_recipes()
     if str(name) in shipped:
         return shipped[str(name)]
     raise BadInput(
@@ -277,11 +278,9 @@ class _Reader:
         folder = Path(self.file).parent
         if value.get("kind") == "python" and "path" not in value:
             return value | {"path": str(folder)}
-        if isinstance(path := value.get("path"), str):
-            beside = folder / path
-            if not Path(path).exists() and beside.exists():
-                return value | {"path": str(beside)}
-        return value
+        paths = {key: value[key] for key in PATHS if isinstance(value.get(key), str)}
+        found = {key: folder / path for key, path in paths.items() if not Path(path).exists()}
+        return value | {key: str(beside) for key, beside in found.items() if beside.exists()}
 
     def _declared(self, kind: type[Any], key: str) -> Any:
         value = self.value.get(key)

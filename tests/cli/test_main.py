@@ -1,5 +1,6 @@
 """What all commands have in common."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -28,13 +29,34 @@ def test_every_command_has_json_and_an_example(cli: Cli, name: str) -> None:
     assert answer.code == 0
     assert "--json" in answer.out
     assert f"Example:\n    fulldeck {name}" in answer.out
+    assert "Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted." in answer.out
+    options = re.findall(r"^  (?:-\w, )?--[a-z-]+.*$\n(?:^ {8,}.*$\n)*", answer.out, re.MULTILINE)
+    assert options
+    for option in options:
+        assert re.search(r"[.\]]$", option.strip()), f"{option} says what it means"
 
 
-def test_help_fits_a_narrow_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("columns", [40, 80])
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_fits_the_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch, name: str, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown = cli(*name.split(), "--help").out.partition("  Example:")[0]
+    assert max(map(len, shown.splitlines())) <= columns
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list"], ["plan", "digits"], ["show", "32"], ["doctor"]])
+def test_no_escapes_where_colours_are_not_wanted(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b" not in cli(*words).out
+
+
+def test_tables_fit_a_narrow_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
-    monkeypatch.setenv("TERMINAL_WIDTH", "40")
-    assert cli("list").code == 0
-    assert max(map(len, cli("list").out.splitlines())) <= 40
+    for words in (["list"], ["plan", "digits"]):
+        assert max(map(len, cli(*words).out.splitlines())) <= 40
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import jsonschema
 import pytest
 
 from fulldeck.catalogue import FILE, built_in
-from fulldeck.recipe import SHIPPED, _Reader
+from fulldeck.recipe import _Reader
 from fulldeck.schema import SCHEMA, recipe_schema, schema_of
+from fulldeck.shipped import SHIPPED
 from fulldeck.yaml_file import parse_yaml, read_yaml
 
 Cli = Callable[..., Any]
@@ -35,8 +36,8 @@ GOOD = (
     'workload: {kind: python, factory: "package.module:function"}',
     "workload: digits\ninstructions:\n  - onnx_export:\n",
     "workload: digits\norder: strict\ntrain:\n",
-)
     "workload: digits\ntrackers: [tensorboard, {mlflow: {experiment: x, uri: ./mlruns}}, {wandb: {mode: offline}}]",
+)
 BAD = (
     "train: {epochs: 1}",
     "workload: digitz",
@@ -49,9 +50,9 @@ BAD = (
     "workload: digits\ninstructions: [{auto_data_augmentation: {epsilon: 8}}]",
     "workload: digits\ninstructions: [{onnx_export: {}, amp_optimizer: {}}]",
     "workload: digits\nnonsense: 1",
-)
     "workload: digits\ntrackers: [tensorbord]",
     "workload: digits\ntrackers: [{wandb: {mode: ofline}}]",
+)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from fulldeck.cli import (
     serve,
     show,
 )
-from fulldeck.cli.output import Interrupted, write_error
+from fulldeck.cli.output import Interrupted, width, write_error
 from fulldeck.errors import BadInput, RunFailed
 from fulldeck.logs import on_standard_error
 
@@ -48,16 +48,19 @@ COMMANDS = {
 }
 """Name to the module that holds its `command` and an `EXAMPLE`."""
 
+WIDEST_HELP = 80
+EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."
+
 app = typer.Typer(
     help="Make a PyTorch model accurate, fast, small and served, one instruction at a time.",
-    epilog="\b\nExample:\n  fulldeck run digits",
+    epilog=f"\b\nExample:\n  fulldeck run digits\n\n{EXIT_CODES}",
     context_settings={"help_option_names": ["-h", "--help"]},
     # Rich would cost every --help and every error 60 ms.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 for _name, _module in COMMANDS.items():
-    app.command(_name, epilog=f"\b\nExample:\n  {_module.EXAMPLE}")(_module.command)
+    app.command(_name, epilog=f"\b\nExample:\n  {_module.EXAMPLE}\n\n{EXIT_CODES}")(_module.command)
 
 
 @app.callback(invoke_without_command=True)
@@ -75,10 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code. Errors are one line each on standard error."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_log = "--log-json" in words
+    columns = min(width(), WIDEST_HELP)
     refuse = partial(write_error, as_json="--json" in words, as_log=as_log)
     with on_standard_error(as_json=as_log, quiet="--quiet" in words):
         try:
-            code = int(app(words, prog_name="fulldeck", standalone_mode=False) or 0)
+            code = int(app(words, prog_name="fulldeck", standalone_mode=False, terminal_width=columns) or 0)
         except typer.TyperException as error:
             return refuse(error.format_message(), error.exit_code)
         except BadInput as error:

@@ -22,7 +22,7 @@ def command(
     recipe: Recipe,
     settings: Settings = [],  # noqa: B006
     no_steps: Annotated[
-        bool, typer.Option("--no-steps", help="Do not read the data and time a few steps.")
+        bool, typer.Option("--no-steps", help="Do not read the data and time no steps.")
     ] = False,
     json: Json = False,
 ) -> None:

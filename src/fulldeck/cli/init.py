@@ -30,11 +30,23 @@ def command(
             "folder with a Hugging Face model, or digits.",
         ),
     ] = None,
-    task: Annotated[Task | None, typer.Option(help="What to learn; left out: told by the data.")] = None,
-    target: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="What to predict; left out: by its name.")
+    task: Annotated[
+        Task | None,
+        typer.Option(
+            metavar="TASK",
+            help="What to learn: classification, regression or language_model; left out: told by the data.",
+        ),
     ] = None,
-    goal: Annotated[Aim | None, typer.Option(help="What matters most; left out: balanced.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="What to predict; left out: told by the columns' names."),
+    ] = None,
+    goal: Annotated[
+        Aim | None,
+        typer.Option(
+            metavar="GOAL", help="What matters most: balanced, accurate, fast or small; left out: balanced."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The recipe to write.")] = Path("recipe.yaml"),
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; take what is inferred.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a recipe that is there.")] = False,

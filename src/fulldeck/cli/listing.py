@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fulldeck.catalogue import catalogue
+from fulldeck.cli.completion import stage_names
 from fulldeck.cli.output import Json, write_json, write_table
 from fulldeck.errors import BadInput, closest
 
@@ -14,10 +15,19 @@ EXAMPLE = "fulldeck list --stage training"
 
 
 def command(
-    stage: Annotated[str | None, typer.Option(help="Only those of one stage.")] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option(
+            help="Only those of one stage: data, training, inference, deployment or extensions; left out: all.",
+            autocompletion=stage_names,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """List the instructions, and broken plugins."""
+    """List the instructions, by number, with what each does.
+
+    Those of installed plugins too; a plugin that cannot be read is named with the reason.
+    """
     found = catalogue()
     stages = dict.fromkeys(entry.stage for entry in found)
     if stage is not None and stage not in stages:

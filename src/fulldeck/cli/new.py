@@ -14,7 +14,9 @@ EXAMPLE = "fulldeck new label_smoothing --stage training"
 
 def command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The instruction's name, in snake_case.")],
-    stage: Annotated[str, typer.Option(help="data, training, inference or deployment.")] = "training",
+    stage: Annotated[
+        str, typer.Option(help="Where it acts: data, training, inference or deployment.")
+    ] = "training",
     into: Annotated[Path, typer.Option(help="Where the plugin's folder is made.")] = Path(),
     built_in: Annotated[
         bool, typer.Option("--built-in", help="In a checkout of fulldeck: one of its own, not a plugin.")

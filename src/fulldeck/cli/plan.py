@@ -11,7 +11,9 @@ EXAMPLE = "fulldeck plan digits --set instructions.lr_scheduler.optional=true"
 def command(recipe: Recipe, settings: Settings = [], json: Json = False) -> None:  # noqa: B006
     """Show the order of a recipe's instructions.
 
-    Each stands with the reason for its place; or every conflict is named at once.
+    Each stands with the doors that it opens and the reason for its place; one that the recipe calls
+    optional and that cannot act here is shown as skipped. If the recipe cannot be run, every problem is
+    named at once, with file and line. Nothing is read but the recipe.
     """
     from fulldeck.pipeline import situation
     from fulldeck.planner import make_plan

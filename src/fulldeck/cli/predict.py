@@ -27,10 +27,16 @@ def command(
     item: Annotated[
         str, typer.Argument(metavar="INPUT", help="A file (image, text, JSON), a text, or a JSON row.")
     ],
-    engine: Annotated[str, typer.Option(help="Engine: auto, torch, onnxruntime.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="What computes: auto (as packaged), torch or onnxruntime.")
+    ] = "auto",
     json: Json = False,
 ) -> None:
-    """Answer one input with a packaged model."""
+    """Answer one input with a packaged model, without a server.
+
+    INPUT is an image file, a text or a file with it, or a row as JSON: {"age": 31, "city": null}. The answer
+    is each class with its probability, a value, or a text.
+    """
     from functools import partial
 
     from fulldeck.encoders.tokens import TokenEncoder

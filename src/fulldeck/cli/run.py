@@ -8,17 +8,27 @@ from typing import Annotated
 
 import typer
 
+from fulldeck.cli.completion import recipe_names
 from fulldeck.cli.output import Interrupted, Json, LogJson, Quiet, write_json
 from fulldeck.logs import collect
 
 EXAMPLE = "fulldeck run digits --set train.epochs=3"
 
 Recipe = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe such as digits.")
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A YAML file, or the name of a shipped recipe such as digits.",
+        autocompletion=recipe_names,
+    ),
 ]
 Settings = Annotated[
     list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, such as train.epochs=3."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change the recipe, such as train.epochs=3; may be given several times.",
+    ),
 ]
 
 

@@ -13,7 +13,9 @@ EXAMPLE = "fulldeck schema --out fulldeck.schema.json"
 
 
 def command(
-    out: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write it to this file; left out: to standard output.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Print the JSON schema of a recipe.

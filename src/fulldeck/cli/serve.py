@@ -23,22 +23,31 @@ SEND = {
 
 def command(
     target: Target,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")
+    ] = 8000,
     host: Annotated[
         str, typer.Option(help="Address to listen on; off loopback FULLDECK_TOKEN must hold a secret.")
     ] = "127.0.0.1",
-    engine: Annotated[str | None, typer.Option(help="auto, torch or onnxruntime.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Engine processes.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of one engine process.")] = None,
-    queue: Annotated[int | None, typer.Option(help="Requests that may wait.")] = None,
-    deadline_ms: Annotated[int | None, typer.Option(help="Time a request may take.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="auto, torch or onnxruntime; left out: as packaged.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Engine processes; left out: as packaged.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of one engine process; left out: as packaged.")
+    ] = None,
+    queue: Annotated[int | None, typer.Option(help="Requests that may wait; left out: as packaged.")] = None,
+    deadline_ms: Annotated[
+        int | None, typer.Option(help="Most milliseconds of a request; left out: as packaged.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     log_json: LogJson = False,
 ) -> None:
-    """Serve a packaged model over HTTP until interrupted. What is not given is as the package says.
+    """Serve a packaged model over HTTP until interrupted.
 
-    With --json, one line with the server's url is written once it is ready.
+    Programs talk to /v2/models/MODEL/infer (Open Inference Protocol v2), people to /predict. With --json,
+    one line with the server's url is written once it is ready. Ctrl-C stops it.
     """
     from fulldeck.engines import known
     from fulldeck.package import Package

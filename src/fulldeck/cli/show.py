@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fulldeck.catalogue import Entry, catalogue
+from fulldeck.cli.completion import instruction_names
 from fulldeck.cli.output import Json, write_json, write_table, write_text
 
 EXAMPLE = "fulldeck show onnx_export"
@@ -21,10 +22,21 @@ _SECTION = re.compile(r"(Use when|Avoid when|Reference|Example):")
 
 
 def command(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="An instruction's name or number.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="An instruction's name or number, as in fulldeck list.",
+            autocompletion=instruction_names,
+        ),
+    ],
     json: Json = False,
 ) -> None:
-    """Show what an instruction does and takes."""
+    """Show what an instruction does and takes.
+
+    When to use it and when not, an example in Python, each parameter with its values and default, the
+    order rules and conflicts, and the effect that it claims.
+    """
     entry = catalogue().find(name)
     if json:
         write_json(asdict(entry) | {"built_in": entry.built_in})

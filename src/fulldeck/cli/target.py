@@ -8,12 +8,16 @@ from typing import Annotated
 
 import typer
 
+from fulldeck.cli.completion import run_folders
 from fulldeck.errors import BadInput
-from fulldeck.run_folder import RECIPE, RESULT
 
 Target = Annotated[
     Path,
-    typer.Argument(metavar="RUN|PACKAGE", help="A run folder (such as runs/latest) or a package folder."),
+    typer.Argument(
+        metavar="RUN|PACKAGE",
+        help="A run folder (such as runs/latest) or a package folder.",
+        autocompletion=run_folders,
+    ),
 ]
 
 
@@ -24,7 +28,7 @@ def package_folder(target: Path) -> Path:
             return folder
     if not target.is_dir():
         raise BadInput(f"{target} does not exist" if not target.exists() else f"{target} is not a folder")
-    if (target / RECIPE).is_file():
+    if (target / "recipe.yaml").is_file():
         raise BadInput(_without_package(target))
     raise BadInput(f"{target} is neither a run nor a package: it has no package/ and no manifest.json")
 
@@ -32,7 +36,7 @@ def package_folder(target: Path) -> Path:
 def _without_package(run: Path) -> str:
     """Why a run has no package."""
     try:
-        result = json.loads((run / RESULT).read_bytes())
+        result = json.loads((run / "result.json").read_bytes())
     except (OSError, ValueError):
         result = {}
     status = result.get("status")

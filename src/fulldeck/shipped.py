@@ -1,0 +1,15 @@
+"""The recipes that come with fulldeck, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SHIPPED = (Path(__file__).parent / "recipes", Path(__file__).parents[2] / "recipes")
+"""Where they lie: in an installed package, and in a checkout."""
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name to file."""
+    return {
+        file.stem: file for folder in SHIPPED if folder.is_dir() for file in sorted(folder.glob("*.yaml"))
+    }
