@@ -94,7 +94,7 @@ def sections(doc: str) -> dict[str, str]:
 
 def parameters(schemas: Mapping[str, Mapping[str, Any]]) -> str:
     """A table of declared parameters: type and range, default, values worth trying, meaning."""
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             f"`{name}`",
             allowed_values(schema),
@@ -104,7 +104,7 @@ def parameters(schemas: Mapping[str, Mapping[str, Any]]) -> str:
         )
         for name, schema in schemas.items()
     ]
-    columns = ("parameter", "type and range", "default", "worth trying", "meaning")
+    columns: tuple[str, ...] = ("parameter", "type and range", "default", "worth trying", "meaning")
     if not any(row[3] for row in rows):
         columns, rows = columns[:3] + columns[4:], [row[:3] + row[4:] for row in rows]
     return table(columns, rows)

@@ -68,6 +68,12 @@ def test_commands_within_sentences_exist() -> None:
             assert command in COMMANDS, f"{name}: fulldeck {command}"
 
 
+def test_the_readme_names_every_command() -> None:
+    text = (ROOT / "README.md").read_text()
+    missing = [name for name in COMMANDS if f"`{name}`" not in text]
+    assert not missing, f"name them under Commands: {', '.join(missing)}"
+
+
 def test_examples_in_docstrings_are_executed() -> None:
     """Those of instructions by the contract suite; there are no others but the suite's own search for them."""
     elsewhere = set(snippets.docstring_examples()) - {
@@ -202,7 +208,7 @@ def parse(words: list[str]) -> None:
     group: Any = get_command(app)
     top = group.make_context("fulldeck", list(words), resilient_parsing=True)
     if words[0].startswith("-"):
-        assert words[0] in ("--help", "--version")
+        assert words[0] in {option for parameter in group.params for option in parameter.opts} | {"--help"}
         return
     group.commands[words[0]].make_context(
         words[0], list(words[1:]), parent=top, resilient_parsing="--help" in words
