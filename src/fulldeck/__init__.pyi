@@ -46,8 +46,8 @@ from fulldeck.recipe import read_recipe as read_recipe
 from fulldeck.service import Service as Service
 from fulldeck.training_loop import TrainingLoop as TrainingLoop
 from fulldeck.watcher import Watcher as Watcher
-from fulldeck.workload import Workload as Workload
 from fulldeck.weights import save_weights as save_weights
+from fulldeck.workload import Workload as Workload
 
 __version__: str
 NAMES: dict[str, str]

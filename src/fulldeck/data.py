@@ -94,3 +94,13 @@ def take(inputs: Inputs, indices: Array) -> Inputs:
         rows: Sequence[int] = np.flatnonzero(indices) if indices.dtype == bool else indices  # type: ignore[assignment]
         return [inputs[row] for row in rows]
     return inputs[indices]
+
+
+def joined(first: Inputs, second: Inputs) -> Inputs:
+    """The rows of both, one after the other; they must be of one form."""
+    if isinstance(first, dict):
+        assert isinstance(second, dict)
+        return {name: np.concatenate([column, second[name]]) for name, column in first.items()}
+    if isinstance(first, list):
+        return [*first, *second]
+    return np.concatenate([first, np.asarray(second)])

@@ -20,6 +20,7 @@ from fulldeck.param import param
 if TYPE_CHECKING:
     from fulldeck.candidate import Candidate, Tolerance
     from fulldeck.data import Data
+    from fulldeck.evidence.outcome import Outcome
     from fulldeck.service import Service
     from fulldeck.training_loop import TrainingLoop
 
@@ -78,14 +79,19 @@ class Evidence:
     """What shows that an instruction works.
 
     `workload` is a built-in name; `metric` the figure that it improves; `expect` the effect claimed, as a
-    ratio (`<= 0.6x`) or a difference (`>= +0.02`); `cost` what it may cost, by figure; `peer` a library
-    that does the same and can be measured beside it.
+    ratio (`<= 0.6x`), a difference (`>= +0.02`) or alone (`>= 1.0`); `cost` what it may cost, by figure;
+    `beside` names the instructions that both arms have; `peer` is a library that does the same and can be
+    measured beside it (`fulldeck.evidence.peers`).
+
+    A figure is `step_time`, `latency`, `peak_memory`, `artifact_bytes`, `steps_to_target`, a metric or loss
+    of the workload, a change that the instruction itself reports, or what its `prove` measures.
     """
 
     workload: str
     metric: str
     expect: str
     cost: Mapping[str, str] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
     peer: str | None = None
 
 

@@ -110,8 +110,7 @@ class Measured:
     def _holds(self) -> bool | None:
         if self.claim.scale != "alone":
             return self.claim.holds(self.effect)
-        values = self.samples[TREATMENT]
-        return self.claim.holds(mean_interval(values) if len(set(values)) > 1 else _point(values[0]))
+        return self.claim.holds(_estimate(self.samples[TREATMENT]))
 
 
 def verify(
@@ -177,7 +176,8 @@ def arms_of(name: str, recipe: str | Path | Recipe | None) -> tuple[Instruction,
     """The instruction, and the recipe without and with it, both planned. Raises BadInput if one has no plan."""
     cls = catalogue().find(name).load()
     if recipe is None:
-        base = make_recipe(cls.card.evidence.workload)
+        beside = [catalogue().find(one).load()() for one in cls.card.evidence.beside]
+        base = make_recipe(cls.card.evidence.workload, beside)
     else:
         base = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
     own = [entry for entry in base.entries if entry.instruction.card.name == cls.card.name]
@@ -325,15 +325,14 @@ def _over_seeds(metric: str, claim: Claim, seeds: Seeds) -> Measured:
     mean = statistics.fmean(treatment)
     if baseline is None:
         # A figure that only the treatment has: there is nothing to compare it with but the claim.
-        effect = mean_interval(treatment)
-        holds = claim.holds(effect if len(set(treatment)) > 1 else _point(mean))
+        holds = claim.holds(_estimate(treatment))
         verdict: Verdict = "helps" if holds else "inconclusive" if holds is None else "hurts"
         return Measured(metric, claim, _point(mean), None, mean, verdict, count, samples, ended=seeds.ended)
     if claim.scale == "ratio":
         pairs = [one / other for one, other in zip(treatment, baseline, strict=True)]
     else:
         pairs = [one - other for one, other in zip(treatment, baseline, strict=True)]
-    effect = mean_interval(pairs) if len(set(pairs)) > 1 else _point(pairs[0])
+    effect = _estimate(pairs)
     reason = None
     verdict = _judge(effect, claim)
     if verdict == "inconclusive":
@@ -361,6 +360,10 @@ def _judge(effect: Interval, claim: Claim) -> Verdict:
     return judge(effect, neutral=0.0, margin=MARGIN_OF_DIFFERENCE, better=claim.better)
 
 
+def _estimate(values: list[float]) -> Interval:
+    """The mean; equal in every repetition, nothing is uncertain about it."""
+    return mean_interval(values) if len(set(values)) > 1 else _point(values[0])
+
+
 def _point(value: float) -> Interval:
-    """Equal in every repetition: nothing is uncertain about it."""
     return Interval(value, value, value)

@@ -37,7 +37,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from torch import nn
@@ -54,6 +54,9 @@ from fulldeck.instruction import GOALS, Evidence, Instruction, instruction, para
 from fulldeck.networks import describe
 from fulldeck.package import ENCODER, MANIFEST, SERVICE, Package, PackagedModel, ServiceFile, TensorSpec, seal
 from fulldeck.service import Service, Serving
+
+if TYPE_CHECKING:
+    from fulldeck.evidence.outcome import Outcome
 
 ENVIRONMENT = "environment.txt"
 LIBRARIES = ("fulldeck", "numpy", "onnx", "onnxruntime", "pillow", "safetensors", "tokenizers", "torch")
@@ -79,6 +82,24 @@ class ModelPackaging(Instruction):
         doc="served: the form of the model that will be served; all: the other forms too, so that a server "
         "can be started with another engine.",
     )
+
+    def prove(self, outcome: Outcome) -> float:
+        """tampering_refused: the share of a package's files that cannot lose a bit unnoticed."""
+        package = outcome.service.package
+        if package is None:
+            return 0.0
+        files = [path for path in sorted(package.rglob("*")) if path.is_file()]
+        refused = 0
+        for path in files:
+            content = path.read_bytes()
+            place = len(content) // 2
+            path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+            try:
+                Package.open(package)
+            except BadInput:
+                refused += 1
+            path.write_bytes(content)
+        return refused / len(files)
 
     def configure(self, service: Service) -> Service:
         candidate = service.candidate

@@ -34,7 +34,12 @@ from fulldeck.service import Service, Serving
     stage="deployment",
     goals=GOALS,
     touches={"service"},
-    evidence=Evidence(workload="digits", metric="requests_per_second", expect=">= 10x", peer="litserve"),
+    evidence=Evidence(
+        workload="digits",
+        metric="rehearsal_agreement",
+        expect=">= 1.0",
+        beside=("onnx_export", "model_packaging"),
+    ),
 )
 class ModelServingFramework(Instruction, Serving):
     """Its parameters are the settings of `fulldeck.service.Serving`."""

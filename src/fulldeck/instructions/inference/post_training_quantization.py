@@ -97,7 +97,7 @@ class PostTrainingQuantization(Instruction):
     @classmethod
     def suggest(cls, data: Data) -> tuple[Self, str]:
         """Dynamic for texts, whose model is a transformer."""
-        if data.kind == "text":
+        if data.kind in ("text", "tokens"):
             return cls(mode="dynamic"), "texts are read by a transformer, which static ranges suit badly"
         return cls(), ""
 
