@@ -53,6 +53,9 @@ class Declared(BaseModel):
         validate_default=True,
         allow_inf_nan=False,
         use_attribute_docstrings=True,
+        serialize_by_alias=True,
+        validate_by_name=True,
+        validate_by_alias=True,
     )
 
     def __init__(self, **values: Any) -> None:
@@ -91,7 +94,7 @@ def _sentence(model: type[Declared], detail: dict[str, Any]) -> str:
     path, kind, value = detail["loc"], detail["type"], detail["input"]
     owner = model.spoken_name()
     name = str(path[0]) if path else owner
-    fields = model.model_fields
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
     if kind == "extra_forbidden":
         return f'unknown parameter "{name}" of {owner}{closest(name, fields)}'
     if kind == "missing":

@@ -42,5 +42,7 @@ def test_refuses_other_items(item, words):
 
 
 def test_an_unknown_kind_of_encoder_is_refused():
-    with pytest.raises(BadInput, match="unknown encoder kind 'sound'; there is image, table, text, tokens, tensor"):
+    with pytest.raises(
+        BadInput, match="unknown encoder kind 'sound'; there is image, table, text, tokens, tensor"
+    ):
         load_encoder({"kind": "sound"})

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-
-import numpy as np
 
 from fulldeck.data import SPLITS
 from fulldeck.errors import BadInput
@@ -23,15 +21,15 @@ Parts = Mapping[str, str]
 """Text by split; with train alone, nothing has been held out yet."""
 
 
-def read_running_text(path: str, column: str | None, notes: list[str]) -> Parts:
+def read_running_text(path: str, column: str | None, notes: list[str], *, split: str | None = None) -> Parts:
     """The text at `path`: a UTF-8 file, a folder of .txt and .md files, or CSV or parquet with a text `column`.
 
-    Texts of a column come in the splits that a column "split" or the names of the files say. Raises
-    BadInput if there is none, or if a file is not UTF-8.
+    Texts of a column come in the splits that the column `split` (left out: one of that name that says
+    train) or the names of the files say. Raises BadInput if there is none, or if a file is not UTF-8.
     """
     there = existing(path)
     if column_files(there):
-        return _column(ColumnFile(path), column, notes)
+        return _column(ColumnFile(path), column, split, notes)
     if not there.is_dir():
         return {"train": _content(there)}
     files = sorted(file for file in there.rglob("*") if file.suffix.lower() in PLAIN and file.is_file())
@@ -66,7 +64,7 @@ def hold_out(parts: Parts, validation: float, test: float, notes: list[str]) -> 
     return {name: texts[name] for name in SPLITS}
 
 
-def _column(file: ColumnFile, column: str | None, notes: list[str]) -> Parts:
+def _column(file: ColumnFile, column: str | None, split: str | None, notes: list[str]) -> Parts:
     chosen = file.named(column) if column is not None else file.usual("text", COLUMNS, notes)
     if chosen is None:
         candidates = [name for name in file.types if file.holds_texts(name)]
@@ -75,19 +73,24 @@ def _column(file: ColumnFile, column: str | None, notes: list[str]) -> Parts:
         chosen = candidates[0]
     if not file.holds_texts(chosen):
         raise BadInput(f"{file.where(chosen)} holds no texts")
-    named = ["split"] if "split" in file.types and chosen != "split" else []
-    frame = file.read([chosen, *named])
-    frame = frame.filter(frame[chosen].is_not_null())
-    texts = np.array(frame[chosen].to_list(), dtype=object)
-    if not len(texts):
+    places = None
+    if split is not None:
+        places = split_places(array(file.read([file.named(split)])[split]), file.where(split))
+    elif "split" in file.types and looks_like_split(values := array(file.read(["split"])["split"])):
+        places = split_places(values, file.where("split"))
+    texts = array(file.read([chosen])[chosen])
+    if not any(texts):
         raise BadInput(f"{file.where(chosen)} has no texts")
-    if not named or not looks_like_split(array(frame["split"])):
-        return {"train": BETWEEN.join(texts)}
-    places = split_places(array(frame["split"]), file.where("split"))
+    if places is None:
+        return {"train": _joined(texts)}
     notes.append(
         f"split as given: {', '.join(f'{name} {len(rows):,} texts' for name, rows in places.items())}"
     )
-    return {name: BETWEEN.join(texts[rows]) for name, rows in places.items()}
+    return {name: _joined(texts[rows]) for name, rows in places.items()}
+
+
+def _joined(texts: Iterable[str | None]) -> str:
+    return BETWEEN.join(text for text in texts if text)
 
 
 def _content(path: Path) -> str:
