@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,20 @@ def records(file: Path) -> Iterator[Record]:
             parts = b""
 
 
+def closed(file: Path) -> list[Record]:
+    """All records: wandb's service writes the last ones just after a run's `finish` has returned."""
+    for _ in range(200):
+        if (found := list(records(file))) and found[-1].WhichOneof("record_type") == "exit":
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"{file} was not closed")
+
+
 def read(folder: Path) -> tuple[list[Any], list[dict[str, Any]], dict[str, Any]]:
     """Run records, history rows and the summary of all offline files below `folder`, oldest first."""
     runs, rows, summary = [], [], {}
     for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        for record in records(file):
+        for record in closed(file):
             kind = record.WhichOneof("record_type")
             if kind == "run":
                 runs.append(record.run)

@@ -15,6 +15,9 @@ from fulldeck.errors import BadInput
 from fulldeck.param import param
 from fulldeck.tracker import Parameters, Point, TrackedRun, Tracker
 
+FLUSH_SECONDS = 0.5
+"""What kill -9 may lose of the newest figures; wandb's own choice is 15."""
+
 
 class Wandb(Tracker):
     kind: ClassVar[str] = "wandb"
@@ -40,7 +43,15 @@ class Wandb(Tracker):
         import wandb
 
         # Its own words on the screen would run through the live view, and the code stays at home.
-        settings = wandb.Settings(silent=True, console="off", save_code=False, disable_git=True)
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            save_code=False,
+            disable_git=True,
+            x_transaction_log_flush_interval=FLUSH_SECONDS,
+            # Folders are named by the second: what goes on within it must not meet the part before.
+            x_sync_dir_suffix=secrets.token_hex(2) if known else "",
+        )
         return _Run(
             wandb.init(
                 project=self.project,
