@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "recipe reference": recipe_page.reference,
     "shipped recipes": recipe_page.texts,
     "trackers": recipe_page.trackers,
+    "example lightning_module": partial(recipe_page.example, "lightning_module"),
+    "example huggingface_model": partial(recipe_page.example, "huggingface_model"),
 }
 """What a hand-written page may ask for."""
 _PART = re.compile(r"^<!-- generated: (.+) -->$", re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The page of recipes: what a recipe may hold, from the declarations, and every recipe that is shipped."""
+"""Recipes: what one may hold, from the declarations; those that are shipped; examples of a factory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from instruction_page import parameters
 from fulldeck.catalogue import FILE
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-INTRODUCTION = Path(__file__).parent / "recipes.md"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def shipped() -> list[Path]:
@@ -45,4 +45,14 @@ def texts() -> str:
     """Every shipped recipe as it stands in the repository."""
     return "\n\n".join(
         f'### {path.stem}\n\n```yaml title="recipes/{path.name}"\n{path.read_text()}```' for path in shipped()
+    )
+
+
+def example(name: str) -> str:
+    """A factory of `examples/` with its recipe."""
+    code, recipe = EXAMPLES / f"{name}.py", EXAMPLES / f"{name}.yaml"
+    return (
+        "<!-- parsed only: tests/examples runs it -->\n"
+        f'```python title="examples/{code.name}"\n{code.read_text()}```\n\n'
+        f'```yaml title="examples/{recipe.name}"\n{recipe.read_text()}```'
     )
