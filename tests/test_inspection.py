@@ -78,6 +78,27 @@ def test_texts_are_told_from_categories(table: Write) -> None:
     assert seen.data.kind == "text"
 
 
+def test_running_text_and_folders_of_it(tmp_path: Path) -> None:
+    folder = tmp_path / "books"
+    folder.mkdir()
+    for name in ("one.txt", "two.md"):
+        (folder / name).write_text("It was a dark and stormy night, and then it was not. " * 60)
+    assert recognise(str(folder)) == {"kind": "language_model", "path": str(folder)}
+    seen = inspect_data(str(folder / "one.txt"), task="language_model")
+    assert seen.data.task == "language_modelling"
+    assert any("blocks of" in fact for fact in seen.facts)
+
+
+def test_a_model_to_fine_tune_is_told_from_the_texts(table: Write, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(BadInput, match=r"holds a model; give it with --model .*, and your texts with --data"):
+        recognise(str(tmp_path))
+    rows = [[f"a film that is number {i} of many", "good" if i % 2 else "bad"] for i in range(30)]
+    path = table("reviews.csv", ["review", "sentiment"], rows)
+    with pytest.raises(BadInput, match=r"config\.json"):
+        inspect_data(path, target="sentiment", model=str(tmp_path))
+
+
 def test_a_built_in_workload_by_its_name() -> None:
     assert inspect_data("digits").facts[0] == "1,797 examples"
     with pytest.raises(BadInput, match="table is a kind of workload; --data takes a folder with"):
@@ -106,8 +127,15 @@ def test_what_is_in_a_file_that_cannot_be_used(table: Write, tmp_path: Path) -> 
     good = table("good.csv", ["age", "income"], [[i, i % 2] for i in range(30)])
     with pytest.raises(BadInput, match='has no column "incme"; did you mean income'):
         inspect_data(good, target="incme")
-    with pytest.raises(BadInput, match="is for classification, not language_model"):
+    with pytest.raises(BadInput, match="name the column of texts"):
         inspect_data(good, task="language_model")
+    with pytest.raises(BadInput, match="is for classification, not regression"):
+        inspect_data("digits", task="regression")
+    with pytest.raises(BadInput, match="leave --target out"):
+        inspect_data(good, task="language_model", target="age")
+    np.savez(tmp_path / "shapes.npz", x=np.zeros((30, 8, 8), np.uint8), y=np.arange(30) % 3)
+    with pytest.raises(BadInput, match=r"--model takes texts, and .*shapes\.npz holds none"):
+        inspect_data(str(tmp_path / "shapes.npz"), model="some-model")
     with pytest.raises(BadInput, match="has no label; at least two classes are needed"):
         inspect_data(table("unlabelled.csv", ["a", "b"], [[i, ""] for i in range(30)]))
     (tmp_path / "bad.parquet").write_bytes(b"no parquet")

@@ -122,7 +122,7 @@ def order(*instructions: Any, **recipe: Any) -> list[str]:
 def test_what_is_fitted_goes_after_the_split_whatever_the_user_wrote() -> None:
     assert order(Fits(), Splits()) == ["splits", "fits"]
     step = plan(Fits(), Splits()).steps[1]
-    assert step.reasons == ("after splits: what is fitted may see the training split only",)
+    assert step.reasons == ("waits for splits: what is fitted may see the training split only",)
 
 
 def test_the_users_order_decides_where_no_rule_does() -> None:

@@ -24,7 +24,7 @@ from fulldeck.errors import BadInput
 from fulldeck.inspection import Inspection
 from fulldeck.instruction import GOALS, Situation
 from fulldeck.planner import Plan, Step, make_plan
-from fulldeck.recipe import Entry, Recipe, Train
+from fulldeck.recipe import PATHS, Entry, Recipe, Train
 from fulldeck.schema import SCHEMA
 from fulldeck.splitting import with_default_split
 
@@ -74,7 +74,7 @@ def write_first_recipe(seen: Inspection, goal: str, file: Path) -> FirstRecipe:
     for step in plan.steps:
         data = step.instruction.prepare(data)
     rows = len(with_default_split(data, recipe.train.seed).validation or data.train)
-    plan = replace(plan, steps=tuple(_tolerant(step, rows, reasons) for step in plan.steps))
+    plan = replace(plan, steps=tuple(_tolerant(step, situation, rows, reasons) for step in plan.steps))
     return FirstRecipe(_text(seen, goal, file, plan, reasons, left_out), plan, left_out)
 
 
@@ -94,13 +94,13 @@ def _why(problem: BadInput) -> str:
     return re.sub(r"^.*? cannot act: |; (leave it out|or write optional).*$", "", problem.message)
 
 
-def _tolerant(step: Step, rows: int, reasons: dict[str, str]) -> Step:
+def _tolerant(step: Step, situation: Situation, rows: int, reasons: dict[str, str]) -> Step:
     """Where one validation example weighs more than the step may cost, breaking that must not stop a run."""
     card = step.instruction.card
     allowed = step.instruction.tolerance().metric_drop
     if "optimise" not in step.instruction.doors() or not card.evidence.cost or allowed is None:
         return step
-    if rows * allowed >= 1:
+    if situation.task != "classification" or rows * allowed >= 1:
         return step
     said = (
         f"with about {rows} validation examples one of them is {1 / rows:.1%}, more than it may cost "
@@ -145,8 +145,10 @@ def _text(
 
 def _workload(seen: Inspection, file: Path) -> list[str]:
     settings = dict(seen.settings)
-    if isinstance(path := settings.get("path"), str) and not Path(path).is_absolute():
-        settings["path"] = os.path.relpath(path, file.parent)
+    for key in PATHS:
+        path = Path(settings.get(key, ""))
+        if key in settings and path.exists() and not path.is_absolute():
+            settings[key] = os.path.relpath(path, file.parent)
     return [f"workload: {settings['kind'] if len(settings) == 1 else _flow(settings)}"]
 
 

@@ -18,6 +18,7 @@ from fulldeck.workload import Workload
 from fulldeck.workloads import WORKLOADS, make_workload, workload_class
 
 READ = "a folder with a folder of images for each class, .npz, .csv, .tsv, .parquet or .txt"
+RUNNING_TEXT = (".txt", ".md")
 TASKS = {"language_model": "language_modelling"}
 """A task as a user names it, where the data call it otherwise."""
 LEAST_ITEMS = 20
@@ -42,14 +43,19 @@ class Inspection:
     facts: tuple[str, ...]
 
 
-def inspect_data(path: str, task: str | None = None, target: str | None = None) -> Inspection:
+def inspect_data(
+    path: str, task: str | None = None, target: str | None = None, model: str | None = None
+) -> Inspection:
     """Look at all of the data at `path` (or at a built-in workload of that name).
 
     `task` is classification, regression or language_model, `target` the column (or array) to predict;
-    left out they are inferred. Raises BadInput for what cannot be read, what cannot be told apart from
-    anything, columns that do not exist, and fewer than LEAST_ITEMS examples.
+    left out they are inferred. `model` is a Hugging Face model (a folder, or a name on the hub) to
+    fine-tune. Raises BadInput for what cannot be read, what cannot be told apart from anything, columns
+    that do not exist, and fewer than LEAST_ITEMS examples.
     """
     settings = recognise(path, task, target)
+    if model is not None:
+        settings = _pretrained(settings, model)
     workload = make_workload(settings)
     data = workload.load()
     if task is not None and data.task != TASKS.get(task, task):
@@ -70,11 +76,13 @@ def recognise(path: str, task: str | None = None, target: str | None = None) -> 
             raise BadInput(f"{path} is a kind of workload; --data takes {READ}")
         return {"kind": path}
     there = existing(path)
+    if task == "language_model" and target is not None:
+        raise BadInput("a language model learns to continue a text; leave --target out")
     if there.is_dir():
         return _folder(there, target)
     suffix = there.suffix.lower()
     named = {} if target is None else {"label": target}
-    if suffix == ".txt":
+    if suffix in RUNNING_TEXT:
         return {"kind": "language_model", "path": path}
     if suffix == ".npz":
         return {"kind": "images", "path": path, **named}
@@ -83,9 +91,19 @@ def recognise(path: str, task: str | None = None, target: str | None = None) -> 
     raise BadInput(f"{path} is none of what is read: {READ}")
 
 
+def _pretrained(settings: dict[str, Any], model: str) -> dict[str, Any]:
+    """The settings of a workload on the same texts that fine-tunes `model`."""
+    names = {key: value for key, value in settings.items() if key in ("text", "label", "target")}
+    label = {"label": names.pop("target")} if "target" in names else {}
+    if settings["kind"] not in ("text", "table", "language_model"):
+        raise BadInput(f"--model takes texts, and {settings.get('path', settings['kind'])} holds none")
+    task = "causal_lm" if settings["kind"] == "language_model" else "classification"
+    return {"kind": "huggingface", "model": model, "data": settings["path"], "task": task, **names, **label}
+
+
 def _folder(folder: Path, target: str | None) -> dict[str, Any]:
     if (folder / "config.json").is_file():
-        return {"kind": "huggingface", "model": str(folder)}
+        raise BadInput(f"{folder} holds a model; give it with --model {folder}, and your texts with --data")
     try:
         inside = sorted(item for item in folder.iterdir() if not item.name.startswith("."))
     except PermissionError:
@@ -94,6 +112,8 @@ def _folder(folder: Path, target: str | None) -> dict[str, Any]:
     if not inside:
         raise BadInput(f"{folder} is empty; {layout}, or name a file")
     if not any(item.is_dir() for item in inside):
+        if any(item.suffix.lower() in RUNNING_TEXT for item in inside):
+            return {"kind": "language_model", "path": str(folder)}
         if pictures := sum(item.suffix.lower() in SUFFIXES for item in inside):
             raise BadInput(f"{folder} has {pictures} images, but no folder for each class; {layout}")
         names = _some([item.name for item in inside])
@@ -105,13 +125,15 @@ def _folder(folder: Path, target: str | None) -> dict[str, Any]:
 
 def _columns(file: ColumnFile, task: str | None, target: str | None) -> dict[str, Any]:
     names, path = list(file.types), str(file.path)
-    if len(names) < 2:
+    if len(names) < 2 and task != "language_model":
         raise BadInput(
             f'{file.path} has one column ("{names[0]}"); a column to predict and one to predict it from are needed'
         )
     if target is not None:
         file.named(target)
     label = {} if target is None else {"label": target}
+    if task == "language_model":
+        return {"kind": "language_model", "path": path}
     if any(_holds_files(kind) for kind in file.types.values()):
         return {"kind": "images", "path": path, **label}
     text = None if task == "regression" else _text_column(file, target)
@@ -174,7 +196,7 @@ def _classes(data: Data, parts: list[Examples]) -> str:
 
 def _form(examples: Examples) -> list[str]:
     inputs = examples.inputs
-    if isinstance(inputs, dict):
+    if isinstance(inputs, dict) or examples.targets.ndim > 1:  # of a table and of tokens the notes tell
         return []
     if isinstance(inputs, list):
         words = [len(text.split()) for text in inputs]

@@ -100,7 +100,8 @@ def make_plan(recipe: Recipe, situation: Situation) -> Plan:
         problems.append(BadInput(f"these order rules contradict each other: {text}; leave one of them out"))
     if problems or order is None:
         raise Refused(problems)
-    placed = tuple(replace(step, reasons=_reasons(step, edges)) for step in order)
+    written = {step.label: place for place, step in enumerate(steps)}
+    placed = tuple(replace(step, reasons=_reasons(step, edges, written)) for step in order)
     return Plan(recipe, situation, placed)
 
 
@@ -218,10 +219,13 @@ def _against_given_order(steps: Sequence[Step], edges: Sequence[_Edge]) -> list[
     ]
 
 
-def _reasons(step: Step, edges: Sequence[_Edge]) -> tuple[str, ...]:
+def _reasons(step: Step, edges: Sequence[_Edge], written: Mapping[str, int]) -> tuple[str, ...]:
     after: Mapping[str, str] = {edge.first: edge.reason for edge in edges if edge.then == step.label}
     if after:
-        return tuple(f"after {first}: {reason}" for first, reason in after.items())
+        return tuple(
+            f"{'waits for' if written[first] > written[step.label] else 'after'} {first}: {reason}"
+            for first, reason in after.items()
+        )
     before: Mapping[str, str] = {edge.then: edge.reason for edge in edges if edge.first == step.label}
     if before:
         return tuple(f"before {then}: {reason}" for then, reason in before.items())

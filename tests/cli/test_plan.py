@@ -16,7 +16,7 @@ def test_the_order_with_reasons(cli: Cli, recipe: Callable[[str], Path]) -> None
         ["32", "onnx_export", "optimise"],
         ["28", "post_training_quantization", "optimise"],
     ]
-    assert "after onnx_export: " in " ".join(lines)
+    assert "waits for onnx_export: " in " ".join(lines), "it was written before it"
     steps = cli("plan", path, "--json").json["steps"]
     assert [step["name"] for step in steps] == ["onnx_export", "post_training_quantization"]
     assert all(step["reasons"] for step in steps)

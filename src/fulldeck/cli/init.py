@@ -27,7 +27,7 @@ def command(
         typer.Option(
             metavar="PATH",
             help="A folder with a folder of images for each class, an .npz, CSV, parquet or text file, a "
-            "folder with a Hugging Face model, or digits.",
+            "folder of texts, or digits.",
         ),
     ] = None,
     task: Annotated[
@@ -40,6 +40,14 @@ def command(
     target: Annotated[
         str | None,
         typer.Option(metavar="COLUMN", help="What to predict; left out: told by the columns' names."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="A Hugging Face model to fine-tune on texts: a folder, or its name on the hub; left out: a "
+            "small model of fulldeck's own.",
+        ),
     ] = None,
     goal: Annotated[
         Aim | None,
@@ -76,7 +84,7 @@ def command(
     from fulldeck.instruction import GOALS
     from fulldeck.schema import SCHEMA
 
-    seen = inspect_data(data, task, target)
+    seen = inspect_data(data, task, target, model)
     if ask:
         _say(seen)
         seen = _asked(seen, data, task, target)
