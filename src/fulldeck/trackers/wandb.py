@@ -49,8 +49,6 @@ class Wandb(Tracker):
             save_code=False,
             disable_git=True,
             x_transaction_log_flush_interval=FLUSH_SECONDS,
-            # Folders are named by the second: what goes on within it must not meet the part before.
-            x_sync_dir_suffix=secrets.token_hex(2) if known else "",
         )
         return _Run(
             wandb.init(
