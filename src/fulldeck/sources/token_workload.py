@@ -39,7 +39,7 @@ class TokenWorkload(Workload):
     data_kind: ClassVar[str] = "tokens"
     task: ClassVar[str] = "language_modelling"
     defaults: ClassVar[TrainingDefaults] = TrainingDefaults(
-        epochs=5, batch_size=32, learning_rate=2e-3, weight_decay=0.1
+        epochs=5, batch_size=16, learning_rate=3e-3, weight_decay=0.1
     )
 
     tokenizer: Literal["bytes", "bpe"] = param(

@@ -34,7 +34,7 @@ class StdlibText(TokenWorkload):
 
     kind: ClassVar[str] = "stdlib_text"
     defaults: ClassVar[TrainingDefaults] = TrainingDefaults(
-        epochs=2, batch_size=32, learning_rate=2e-3, weight_decay=0.1
+        epochs=2, batch_size=16, learning_rate=3e-3, weight_decay=0.1
     )
 
     characters: int = param(500_000, ge=10_000, doc="Most characters of text; there are about 1.5 million.")
