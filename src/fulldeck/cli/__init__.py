@@ -15,6 +15,7 @@ from fulldeck import __version__
 from fulldeck.cli import (
     compare,
     doctor,
+    evidence,
     explain,
     init,
     listing,
@@ -26,6 +27,7 @@ from fulldeck.cli import (
     schema,
     serve,
     show,
+    verify,
 )
 from fulldeck.cli.output import Interrupted, width, write_error
 from fulldeck.errors import BadInput, RunFailed
@@ -45,6 +47,8 @@ COMMANDS = {
     "explain": explain,
     "report": report,
     "compare": compare,
+    "verify": verify,
+    "evidence": evidence,
 }
 """Name to the module that holds its `command` and an `EXAMPLE`."""
 
