@@ -1,0 +1,138 @@
+"""Are the verdicts of `verify` right? A planted no-op and a planted slow-down of a tenth, many times over.
+
+    python benchmarks/verdicts.py [--repeats 20] [--workload digits]
+
+A plugin with two instructions is made in a temporary folder: one that does nothing, and one that burns a
+tenth of a training step's time (measured first) in each step. Each is verified `--repeats` times. Right is
+*no difference* for the first and *hurts* for the second; *inconclusive* is counted apart. Results:
+`benchmarks/results/verdicts.json`.
+
+    python benchmarks/verdicts.py --record
+
+writes the step times of one training beside whatever else runs to `tests/evidence/step_times.json`: the
+noise that the statistics are tested on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from machine import describe, write_result
+
+import fulldeck as fd
+from fulldeck.evidence.verify import verify
+from fulldeck.files import write_json
+from fulldeck.watcher import Watcher
+
+RECORDED = Path(__file__).parents[1] / "tests" / "evidence" / "step_times.json"
+STEPS = 600
+PLUGIN = '''"""A planted effect."""
+
+import time
+from typing import Any
+
+from fulldeck.instruction import Evidence, Instruction, instruction, param
+
+
+@instruction(190, stage="training", evidence=Evidence(workload="{workload}", metric="step_time", expect="<= 1.03x"))
+class PlantedDelay(Instruction):
+    """Burn processor time in each step."""
+
+    milliseconds: float = param(0.0, ge=0, doc="How long.")
+
+    def attach(self, loop: Any) -> None:
+        def burn(batch: Any) -> None:
+            end = time.perf_counter() + self.milliseconds / 1000
+            while time.perf_counter() < end:
+                pass
+
+        if self.milliseconds:
+            loop.on("batch_start", burn)
+'''
+
+
+class StepTimes(Watcher):
+    """Milliseconds of each step."""
+
+    def __init__(self) -> None:
+        self.milliseconds: list[float] = []
+        self.begun = 0.0
+
+    def training(self, loop: Any) -> None:
+        def begin(batch: Any) -> None:
+            self.begun = time.perf_counter()
+
+        def end(batch: Any) -> None:
+            self.milliseconds.append(round(1000 * (time.perf_counter() - self.begun), 3))
+
+        loop.on("batch_start", begin)
+        loop.on("step_end", end)
+
+
+def record(workload: str, steps: int) -> list[float]:
+    """Step times of a training without instructions, the first twenty left out."""
+    times = StepTimes()
+    with tempfile.TemporaryDirectory() as folder:
+        fd.run(workload, [], out=folder, watcher=times, epochs=1000, max_steps=steps + 20)
+    return times.milliseconds[20:]
+
+
+def plant(folder: Path, workload: str) -> None:
+    """Install the plugin below `folder`, for this process and for those that it starts."""
+    info = folder / "planted-1.0.dist-info"
+    info.mkdir(parents=True)
+    (folder / "planted.py").write_text(PLUGIN.replace("{workload}", workload))
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: planted\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[fulldeck.instructions]\nplanted_delay = planted:PlantedDelay\n")
+    sys.path.insert(0, str(folder))
+    os.environ["PYTHONPATH"] = str(folder)
+
+
+def main() -> None:
+    """Measure, and print how often each verdict was given."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--workload", default="digits")
+    parser.add_argument("--record", action="store_true")
+    options = parser.parse_args()
+    if options.record:
+        write_json(RECORDED, {"machine": describe(), "milliseconds": record(options.workload, STEPS)})
+        print(RECORDED)
+        return
+    times = sorted(record(options.workload, 100))
+    step = times[len(times) // 2]
+    arms = {"no-op": (0.0, "no difference"), "a tenth slower": (round(step / 10, 3), "hurts")}
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        plant(Path(folder), options.workload)
+        for name, (milliseconds, right) in arms.items():
+            recipe = Path(folder) / "planted.yaml"
+            recipe.write_text(
+                f"workload: {options.workload}\ninstructions:\n"
+                f"  - planted_delay: {{milliseconds: {milliseconds}}}\n"
+            )
+            found = [verify("planted_delay", recipe=recipe) for _ in range(options.repeats)]
+            verdicts = Counter(one["verdict"] for one in found)
+            print(f"{name:16} right {verdicts[right]} of {options.repeats}: {dict(verdicts)}", flush=True)
+            results[name] = {
+                "milliseconds": milliseconds,
+                "right": right,
+                "verdicts": dict(verdicts),
+                "ratios": [round(one["ratio"], 4) for one in found],
+                "rounds": [one["rounds"] for one in found],
+                "reasons": [one["reason"] for one in found if "reason" in one],
+            }
+    print(write_result("verdicts", {"machine": describe(), "step_ms": step, "planted": results}))
+
+
+if __name__ == "__main__":
+    main()
