@@ -179,7 +179,8 @@ def describe(cls: type[Instruction]) -> Entry:
         repeatable=card.repeatable,
         recipe_key=card.recipe_key,
         goals=tuple(sorted(card.goals)),
-        evidence=asdict(card.evidence),
+        # A list, as JSON has it.
+        evidence=asdict(card.evidence) | {"beside": list(card.evidence.beside)},
         parameters=parameters_of(cls),
         doc=inspect.cleandoc(module.__doc__ or ""),
     )
