@@ -8,13 +8,17 @@ from typing import Annotated
 
 import typer
 
+from fulldeck.cli.completion import run_folders
 from fulldeck.cli.output import Json, size, write_json
 
 EXAMPLE = "fulldeck report runs/latest --open"
 
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/latest.")],
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A run folder, such as runs/latest.", autocompletion=run_folders),
+    ],
     open_: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
     json: Json = False,
 ) -> None:
