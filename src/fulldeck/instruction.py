@@ -20,6 +20,7 @@ from fulldeck.param import param
 if TYPE_CHECKING:
     from fulldeck.candidate import Candidate, Tolerance
     from fulldeck.data import Data
+    from fulldeck.diagnosis.findings import Findings
     from fulldeck.evidence.outcome import Outcome
     from fulldeck.service import Service
     from fulldeck.training_loop import TrainingLoop
@@ -31,6 +32,7 @@ __all__ = [
     "Card",
     "Evidence",
     "Instruction",
+    "Prediction",
     "Situation",
     "instruction",
     "param",
@@ -93,6 +95,24 @@ class Evidence:
     cost: Mapping[str, str] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
     peer: str | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What an instruction would do to a run, told from a diagnosis of it.
+
+    `ratio` is the `figure` (as in Evidence: step_time, latency, ...) with it over that without; `reason` is
+    one sentence with the figures that it follows from, `cost` what it takes, in words. `eases` are the
+    limits that it moves, by the names of `Findings.bounds` (or `capacity`, `padding`); `parameters` those
+    that it should have.
+    """
+
+    figure: str
+    ratio: float
+    reason: str
+    cost: str
+    eases: tuple[str, ...] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -185,6 +205,11 @@ class Instruction(Declared):
     def prove(self, outcome: Outcome) -> float:
         """The figure that this one's evidence names, where no run tells it; also of runs without this one."""
         raise NotImplementedError(f"{self.card.name} names a figure that it does not measure")
+
+    @classmethod
+    def predict(cls, findings: Findings) -> Prediction | None:
+        """What this instruction would do, as far as the figures of a diagnosis say so; None: they do not."""
+        return None
 
     # The doors -------------------------------------------------------------------------------------
 

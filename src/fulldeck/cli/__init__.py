@@ -14,6 +14,7 @@ import typer
 from fulldeck import __version__
 from fulldeck.cli import (
     compare,
+    diagnose,
     doctor,
     evidence,
     explain,
@@ -47,6 +48,7 @@ COMMANDS = {
     "explain": explain,
     "report": report,
     "compare": compare,
+    "diagnose": diagnose,
     "verify": verify,
     "evidence": evidence,
 }

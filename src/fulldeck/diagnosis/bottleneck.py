@@ -1,0 +1,146 @@
+"""Locate: what a step waits for most, said in one sentence with the figures that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fulldeck.diagnosis.findings import BOUNDS, Findings, Operator
+from fulldeck.figures import size
+
+CLEAR = 0.4
+"""Share of the step from which a limit is the bottleneck; below it the largest is named as one among several."""
+FULL = 0.9
+"""Share of the memory in use from which on it is what limits: the next larger batch would not fit."""
+PADDED = 0.1
+"""Share of padding worth saying: less is gained back by no means without other cost."""
+COMPUTING = ("forward", "backward")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A class of bottleneck: what it is, in words, and what is done about it in the field."""
+
+    says: str
+    remedy: str
+
+
+LIMITS: Mapping[str, Limit] = {
+    "data": Limit(
+        "waiting for the next batch",
+        "more loader workers, prefetching, and caching what has been decoded",
+    ),
+    "transfer": Limit(
+        "copying batches to the device",
+        "pinned memory with copies that overlap with work, and smaller types on the way (bytes for images)",
+    ),
+    "instructions": Limit(
+        "the handlers of attached instructions",
+        "leaving out what does not pay: fulldeck verify --recipe shows what each contributes",
+    ),
+    "communication": Limit(
+        "exchanging gradients",
+        "overlap with backward, larger buckets, fewer exchanges by accumulation, compressed gradients",
+    ),
+    "optimizer": Limit(
+        "updating the weights",
+        "sparse gradients and updates for embedding tables, fused or 8-bit optimizer states, fewer updates",
+    ),
+    "launch": Limit(
+        "starting many small operators, not running them",
+        "compiling the step into few kernels, or a larger batch",
+    ),
+    "memory": Limit(
+        "moving bytes, with little arithmetic on each",
+        "fusing chains of elementwise operators by a compiler, and narrower activations",
+    ),
+    "compute": Limit(
+        "arithmetic: matrix products and convolutions",
+        "narrower types, fewer operations (pruning, low rank, a smaller model), or a faster device",
+    ),
+    "capacity": Limit(
+        "memory that is full",
+        "recomputing activations, micro-batches with accumulation, smaller optimizer states, sharding",
+    ),
+}
+"""Bottleneck to what it means. Beside them, `padding` is a finding of its own."""
+PADDING_REMEDY = (
+    "grouping rows of like length, cutting batches to their longest row, or packing several in one"
+)
+
+
+def split_by_bound(
+    phases: Mapping[str, float], operators: Sequence[Operator], step_seconds: float
+) -> dict[str, float]:
+    """Shares of a step by what limits it: its phases, with forward and backward divided by their operators.
+
+    What of forward and backward is no operator's time is the host's: Python, and starting operators.
+    """
+    shares = {name: value for name, value in phases.items() if name not in COMPUTING}
+    spent = {
+        bound: sum(one.seconds for one in operators if one.bound == bound and one.phase in COMPUTING)
+        for bound in BOUNDS
+    }
+    computing = step_seconds * sum(phases.get(name, 0.0) for name in COMPUTING)
+    spent["launch"] += max(computing - sum(spent.values()), 0.0)
+    scale = computing / step_seconds / max(sum(spent.values()), 1e-12)
+    return shares | {bound: value * scale for bound, value in spent.items()}
+
+
+def bottleneck(findings: Findings) -> dict[str, Any]:
+    """The class, its share of the step, whether it is clear, one sentence, and what is done about it."""
+    memory = findings.memory
+    if memory is not None and memory.peak > FULL * memory.limit:
+        used = memory.peak / memory.limit
+        said = f"The memory is full: {size(memory.peak)} of {size(memory.limit)} ({used:.0%})."
+        return _named("capacity", used, True, said)
+    name = max(findings.bounds, key=lambda bound: findings.bounds[bound])
+    share = findings.bounds[name]
+    whole = "a step" if findings.kind == "training" else "a forward pass"
+    if share >= CLEAR:
+        said = f"{share:.0%} of {whole} is {LIMITS[name].says}{_because(name, findings)}."
+    else:
+        said = f"No single limit: the largest, {LIMITS[name].says}, is {share:.0%} of {whole}."
+    return _named(name, share, share >= CLEAR, said)
+
+
+def beside(findings: Findings) -> list[dict[str, Any]]:
+    """What else is worth knowing: padding, recompilations."""
+    found = []
+    pipeline = findings.pipeline
+    if pipeline is not None and (pipeline.padding or 0.0) >= PADDED:
+        assert pipeline.padding is not None
+        assert pipeline.padding_in_batch is not None
+        said = (
+            f"{pipeline.padding:.0%} of the tokens are padding; {pipeline.padding_in_batch:.0%} would be left "
+            "if each batch were cut to its longest row."
+        )
+        found.append(
+            {"class": "padding", "share": pipeline.padding, "sentence": said, "remedy": PADDING_REMEDY}
+        )
+    if findings.recompiles:
+        said = f"Functions were compiled anew {findings.recompiles} times: their inputs change shape or type."
+        found.append({"class": "recompiles", "share": None, "sentence": said, "remedy": "a few fixed shapes"})
+    return found
+
+
+def _because(name: str, findings: Findings) -> str:
+    """The figures beside the share."""
+    if name == "data" and findings.pipeline is not None:
+        alone, trained = findings.pipeline.batches_per_s, 1 / findings.step_seconds
+        return f": the input pipeline alone brings {alone:.3g} batches/s, training takes {trained:.3g}"
+    if name in BOUNDS:
+        worst = [one for one in findings.operators if one.bound == name and one.phase in COMPUTING]
+        if name == "launch":
+            calls = sum(one.calls for one in findings.operators)
+            return f": {calls:,.0f} operators in {1000 * findings.step_seconds:.3g} ms"
+        if worst:
+            share = findings.share((worst[0],))
+            return f", most of all {worst[0].name.removeprefix('aten::')} ({share:.0%})"
+    return ""
+
+
+def _named(name: str, share: float, clear: bool, sentence: str) -> dict[str, Any]:
+    remedy = LIMITS[name].remedy
+    return {"class": name, "share": share, "clear": clear, "sentence": sentence, "remedy": remedy}

@@ -1,0 +1,83 @@
+"""Which neighbours of a model one kernel could do: a product or convolution with what follows, or a chain of
+elementwise operations."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import fx, nn
+from torch.nn.modules import activation, batchnorm
+
+Chain = tuple[str, ...]
+
+_ACTIVATIONS = tuple(
+    kind
+    for name in activation.__all__
+    if isinstance(kind := getattr(activation, name), type)
+    and name not in ("MultiheadAttention", "Softmax", "Softmin", "Softmax2d", "LogSoftmax")
+)
+_POINTWISE_MODULES = (*_ACTIVATIONS, batchnorm._BatchNorm)
+_POINTWISE = frozenset(
+    {
+        *(operator.add, operator.mul, operator.sub, operator.truediv, operator.neg),
+        *(torch.add, torch.mul, torch.sub, torch.relu, torch.sigmoid, torch.tanh, torch.clamp, torch.exp),
+        *(nn.functional.relu, nn.functional.gelu, nn.functional.silu, nn.functional.leaky_relu),
+        *(nn.functional.elu, nn.functional.hardswish, nn.functional.mish),
+    }
+)
+_POINTWISE_METHODS = frozenset({"add", "mul", "relu", "sigmoid", "tanh", "clamp", "exp", "neg"})
+_PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def fusible_chains(module: nn.Module) -> tuple[Chain, ...]:
+    """Chains of at least two, as names of modules and operations, in the order in which they run.
+
+    The order is that of a trace by torch.fx; of a model that cannot be traced, that of its modules, and only
+    such chains are then found as are modules next to each other.
+    """
+    try:
+        graph = fx.symbolic_trace(module).graph
+    except Exception:  # a user's forward may do anything with the tracer's stand-ins
+        return _by_order(module)
+    modules = dict(module.named_modules())
+    found, taken = [], set()
+    for node in graph.nodes:
+        if node in taken or not (_is_pointwise(node, modules) or _is_product(node, modules)):
+            continue
+        chain = [node]
+        while len(chain[-1].users) == 1 and _is_pointwise(following := next(iter(chain[-1].users)), modules):
+            if following in taken:
+                break
+            chain.append(following)
+        taken.update(chain)
+        if len(chain) > 1:
+            found.append(tuple(str(one.target) if one.op == "call_module" else one.name for one in chain))
+    return tuple(found)
+
+
+def _by_order(module: nn.Module) -> tuple[Chain, ...]:
+    leaves = [(name, one) for name, one in module.named_modules() if not list(one.children())]
+    chains: list[list[str]] = []
+    before: str | None = None
+    for name, one in leaves:
+        parent = name.rpartition(".")[0]
+        pointwise = isinstance(one, _POINTWISE_MODULES)
+        if pointwise and before == parent and chains:
+            chains[-1].append(name)
+        elif pointwise or isinstance(one, _PRODUCTS):
+            chains.append([name])
+        before = parent if pointwise or isinstance(one, _PRODUCTS) else None
+    return tuple(tuple(chain) for chain in chains if len(chain) > 1)
+
+
+def _is_product(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    return node.op == "call_module" and isinstance(modules[str(node.target)], _PRODUCTS)
+
+
+def _is_pointwise(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return isinstance(modules[str(node.target)], _POINTWISE_MODULES)
+    if node.op == "call_function":
+        return node.target in _POINTWISE
+    return node.op == "call_method" and node.target in _POINTWISE_METHODS
