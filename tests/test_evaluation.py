@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fulldeck.data import Data, Examples
-from fulldeck.evaluation import CLASSES_IN_A_MATRIX, POINTS, calibration, evaluate
+from fulldeck.evaluation import CLASSES_IN_A_MATRIX, POINTS, calibration, evaluate, fingerprint
 
 CLASSES = ("cat", "dog", "owl")
 TARGETS = np.array([0, 1, 2, 1])
@@ -99,4 +99,11 @@ def test_regression_has_residuals() -> None:
 def test_outputs_of_another_shape_are_only_counted() -> None:
     examples = Examples(["a", "b"], np.zeros((2, 5), np.int64))
     found = evaluate(data(examples), "test", examples, np.zeros((2, 5, 3)))
-    assert found == {"split": "test", "examples": 2, "task": "classification"}
+    assert set(found) == {"split", "examples", "fingerprint", "task"}
+
+
+def test_the_fingerprint_is_of_the_items_and_targets_not_of_their_order() -> None:
+    one = Examples(["a", "b", "c"], np.array([0, 1, 2]))
+    assert fingerprint(one) == fingerprint(one.take([2, 0, 1]))
+    assert fingerprint(one) != fingerprint(Examples(["a", "b", "d"], np.array([0, 1, 2])))
+    assert fingerprint(one) != fingerprint(Examples(["a", "b", "c"], np.array([1, 0, 2])))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fulldeck.content_hash import content_hash, mix
 from fulldeck.data import Data, Examples
 
 Array = npt.NDArray[Any]
@@ -35,7 +36,12 @@ def evaluate(data: Data, split: str, examples: Examples, outputs: Array) -> dict
     Outputs are N x C logits (classification) or N (or N x 1) values (regression); what has another shape
     is only counted. Returns plain JSON values, the worst examples first.
     """
-    found: dict[str, Any] = {"split": split, "examples": len(examples), "task": data.task}
+    found: dict[str, Any] = {
+        "split": split,
+        "examples": len(examples),
+        "fingerprint": fingerprint(examples),
+        "task": data.task,
+    }
     if data.task == "classification" and outputs.ndim == 2 and examples.targets.ndim == 1:
         shares = _softmax(outputs)
         found["classification"] = classification(shares, examples.targets, data.classes)
@@ -68,6 +74,12 @@ def evaluate(data: Data, split: str, examples: Examples, outputs: Array) -> dict
             for row in np.argsort(-errors, kind="stable")[:WORST]
         ]
     return found
+
+
+def fingerprint(examples: Examples) -> str:
+    """The same for the same items with the same targets, in any order; 16 hexadecimal digits."""
+    both = content_hash(examples.inputs) ^ mix(content_hash(examples.targets))
+    return f"{int(mix(both).sum(dtype=np.uint64)):016x}"
 
 
 def classification(shares: Array, targets: Array, classes: Sequence[str]) -> dict[str, Any]:

@@ -186,8 +186,15 @@ def _warnings(runs: Mapping[str, RunFiles]) -> list[str]:
     sizes = {
         letter: run.evaluation["examples"] for letter, run in runs.items() if "examples" in run.evaluation
     }
+    contents = {
+        letter: run.evaluation["fingerprint"]
+        for letter, run in runs.items()
+        if "fingerprint" in run.evaluation
+    }
     if _differs(list(sizes.values())):
         found.append(f"judged on different data (numbers of examples): {_each(sizes)}")
+    elif _differs(list(contents.values())):
+        found.append(f"judged on different data (fingerprints of the examples): {_each(contents)}")
     machines = {letter: run.result["machine"] for letter, run in runs.items() if run.result.get("machine")}
     for name in MACHINE:
         values = {letter: machine.get(name) for letter, machine in machines.items()}
