@@ -39,8 +39,10 @@ if TYPE_CHECKING:
     from fulldeck.recipe import Recipe
     from fulldeck.training_loop import TrainingLoop
 
-WARM_UP, TIMED, PROFILED = 3, 25, 4
-"""Steps that are not counted (caches fill, kernels are chosen), that the clocks run over, that are profiled."""
+WARM_UP, TIMED = 3, 25
+"""Steps that are not counted (caches fill, kernels are chosen), and at least so many that the clocks run over."""
+TIMED_SECONDS = 0.5
+"""Short steps are timed at least for so long."""
 LONGEST = 8.0
 """Seconds after which warming up, or timing, goes on no further than it must."""
 EPOCHS = 10_000
@@ -105,6 +107,7 @@ class _Collector(Watcher):
     def training(self, loop: TrainingLoop) -> None:
         self.loop = loop
         self.since = time.perf_counter()
+        loop.checkpoints = loop.checkpoint_every = None  # nobody goes on from here
         loop.on("batch_start", self._begin)
         loop.on("before_step", self._look_at_gradients)
         loop.on("epoch_end", self._keep_clock)
@@ -124,16 +127,17 @@ class _Collector(Watcher):
     def _warm_up(self) -> None:
         if self.begun >= WARM_UP or (self.begun and self._late()):
             self._check_loss()
-            self.tell(f"timing {TIMED} steps")
+            self.tell("timing some steps")
             self.loop.clock.reset()
             self.since = time.perf_counter()
             self.at = self._time
 
     def _time(self) -> None:
         self.timed += 1
-        if self.timed >= TIMED or self._late():
+        enough = self.timed >= TIMED and time.perf_counter() - self.since > TIMED_SECONDS
+        if enough or self._late():
             self._keep_clock()
-            self.tell(f"profiling {PROFILED} steps")
+            self.tell("profiling some steps")
             self.recording = True
             self.recorder.start()
             self.at = self._profile_anew
@@ -146,7 +150,7 @@ class _Collector(Watcher):
 
     def _profile(self) -> None:
         self.profiled += 1
-        if self.profiled >= PROFILED:
+        if self.recorder.enough(self.profiled):
             self.events = self.recorder.stop()
             self.recording = False
             self.counting = True
@@ -234,7 +238,7 @@ class _Collector(Watcher):
             "apply": step * phases["optimizer"],
         }
         operators = timed_operators(
-            self.events, self.counter.work, PROFILED, wall, machine, on_device=device.type != "cpu"
+            self.events, self.counter.work, self.profiled, wall, machine, on_device=device.type != "cpu"
         )
         self.tell("reading the input pipeline alone")
         return Findings(
@@ -249,7 +253,7 @@ class _Collector(Watcher):
             pipeline=measure_pipeline(loop.loader, loop.data, loop.epoch),
             recompiles=_recompiles(),
             model_bytes=memory.weights,
-            steps={"warm_up": WARM_UP, "timed": self.timed, "profiled": PROFILED},
+            steps={"warm_up": WARM_UP, "timed": self.timed, "profiled": self.profiled},
         )
 
 

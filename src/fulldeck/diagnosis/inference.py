@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,6 @@ from fulldeck.watcher import Watcher
 BATCHES = (1, 32)
 TIMED, SECONDS = 30, 2.0
 """A forward pass is timed so often, or for so long."""
-PROFILED = 4
 ROWS = 64
 """Validation rows that outputs are compared on."""
 
@@ -114,17 +113,12 @@ def _forward(module: nn.Module, inputs: Tensors, fresh: bool) -> Findings:
         _outputs(module, inputs)
         times.append(time.perf_counter() - start)
     seconds = statistics.median(times)
-    recorder, counter = Recorder(), WorkCounter()
-    for passes in (1, PROFILED):  # the profiler's own first step allocates
-        recorder.start()
-        for _ in range(passes):
-            with torch.profiler.record_function(f"{RANGE}forward"):
-                _outputs(module, inputs)
-        events = recorder.stop()
+    events, profiled = _profiled(module, inputs, Recorder())
+    counter = WorkCounter()
     with torch.no_grad(), counter:
         call(module, inputs)
     machine = ceilings(device, fresh=fresh)
-    operators = timed_operators(events, counter.work, PROFILED, {"forward": seconds}, machine)
+    operators = timed_operators(events, counter.work, profiled, {"forward": seconds}, machine)
     phases = {"forward": 1.0}
     return Findings(
         kind="inference",
@@ -135,8 +129,23 @@ def _forward(module: nn.Module, inputs: Tensors, fresh: bool) -> Findings:
         operators=operators,
         ceilings=machine,
         model_bytes=sum(one.numel() * one.element_size() for one in module.state_dict().values()),
-        steps={"warm_up": 1, "timed": len(times), "profiled": PROFILED},
+        steps={"warm_up": 1, "timed": len(times), "profiled": profiled},
     )
+
+
+def _profiled(module: nn.Module, inputs: Tensors, recorder: Recorder) -> tuple[Sequence[Any], int]:
+    """The profiler's events, and of how many passes they are."""
+    events: Sequence[Any] = ()
+    passes = 0
+    for warm in (False, True):  # the profiler's own first step allocates
+        recorder.start()
+        passes = 0
+        while not passes or (warm and not recorder.enough(passes)):
+            with torch.profiler.record_function(f"{RANGE}forward"):
+                _outputs(module, inputs)
+            passes += 1
+        events = recorder.stop()
+    return events, passes
 
 
 def _batch(rows: int, found: Findings) -> dict[str, Any]:

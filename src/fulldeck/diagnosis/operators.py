@@ -7,9 +7,12 @@ operators are read off the profiler's events, the outermost of which bear the sa
 
 from __future__ import annotations
 
+import bisect
 import os
+import statistics
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,11 +31,15 @@ RANGE = "fulldeck::"
 """Marks a phase among the profiler's events."""
 WORDS = {"forward": "forward", "gradients": "backward", "apply": "optimizer"}
 """The loop's phases to what an operator in them belongs to."""
+LEAST_STEPS, MOST_STEPS, LEAST_SECONDS = 4, 40, 0.15
+"""Steps that are profiled: so many, or until so long, since short ones are easily disturbed."""
 TRIED, TRIED_SECONDS = 16, 0.03
 """How many operators are tried out in bfloat16, and for how long in each type."""
 
 Key = tuple[str, tuple[tuple[int, ...], ...]]
 """An operator's name and the shapes of its tensors, as the profiler writes them."""
+Span = tuple[float, float]
+"""Begin and end, in microseconds."""
 
 _aten = torch.ops.aten
 _FORMULAS: dict[Any, Callable[..., int]] = {
@@ -116,11 +123,19 @@ class Recorder:
 
     def __init__(self) -> None:
         self.profiler: Any = None
+        self.since = 0.0
 
     def start(self) -> None:
         self.profiler = torch.profiler.profile(record_shapes=True)
         with _hushed():
             self.profiler.start()
+        self.since = time.perf_counter()
+
+    def enough(self, steps: int) -> bool:
+        """Whether so many steps since the start will do."""
+        if steps < LEAST_STEPS:
+            return False
+        return steps >= MOST_STEPS or time.perf_counter() - self.since > LEAST_SECONDS
 
     def stop(self) -> Sequence[Any]:
         with _hushed():
@@ -158,29 +173,33 @@ def timed_operators(
     recorded.
     """
     names = {name for name, _ in work}
-    spans = sorted((e.time_range.start, e.time_range.end, e.name) for e in events if e.name.startswith(RANGE))
-    length: dict[str, float] = defaultdict(float)
-    for start, end, name in spans:
-        length[name.removeprefix(RANGE)] += end - start
+    spans = _outer_spans(events)
+    kept = {name: _shorter_half(found) for name, found in spans.items()}
+    inner = [(e.time_range.start, e.time_range.end) for e in events if e.name == f"{RANGE}forward"]
     times: dict[tuple[Key, str, str], list[float]] = defaultdict(list)
     for event in events:
-        if event.name in names and not _within(event, names) and (inside := _inside(event, spans)):
+        if event.name not in names or _within(event, names):
+            continue
+        outer = next((name for name, found in kept.items() if _in(event, found)), None)
+        if outer is not None:
+            phase = "forward" if _in(event, inner) else WORDS[outer]
             shapes = tuple(tuple(shape) for shape in event.input_shapes if shape)
             microseconds = event.device_time_total if on_device else event.time_range.elapsed_us()
-            times[(event.name, shapes), inside[0], inside[-1]].append(microseconds)
+            times[(event.name, shapes), outer, phase].append(microseconds)
     if not times:
         raise RunFailed("the profile is empty: no operator ran in the steps that were recorded")
     found = []
-    for (key, outer, inner), microseconds in times.items():
+    for (key, outer, phase), microseconds in times.items():
         done = work.get(key, Work(calls=1))
-        calls = len(microseconds) / steps
         each = Work(1, done.flops / done.calls, done.bytes / done.calls, done.dtype)
-        share = sum(microseconds) / length[outer]
-        seconds = sum(microseconds) / 1e6 / steps if on_device else share * wall[outer]
+        in_a_step = len(spans[outer]) / steps / len(kept[outer])
+        calls = len(microseconds) * in_a_step
+        share = sum(microseconds) / sum(end - start for start, end in kept[outer])
+        seconds = sum(microseconds) / 1e6 * in_a_step if on_device else share * wall[outer]
         found.append(
             Operator(
                 key[0],
-                WORDS[inner],
+                phase,
                 key[1],
                 each.dtype,
                 calls,
@@ -259,10 +278,27 @@ def _within(event: Any, names: set[str]) -> bool:
     return False
 
 
-def _inside(event: Any, spans: Sequence[tuple[float, float, str]]) -> list[str]:
-    """The spans that it began in, the outermost first: there are few, a handful a step."""
-    start = event.time_range.start
-    return [name.removeprefix(RANGE) for begin, end, name in spans if begin <= start <= end]
+def _outer_spans(events: Iterable[Any]) -> dict[str, list[Span]]:
+    """Where each phase began and ended, by its name; those within others left out."""
+    spans = [e for e in events if e.name.startswith(RANGE)]
+    names = {e.name for e in spans}
+    found: dict[str, list[Span]] = defaultdict(list)
+    for one in spans:
+        if not _within(one, names):
+            found[one.name.removeprefix(RANGE)].append((one.time_range.start, one.time_range.end))
+    return found
+
+
+def _shorter_half(spans: Sequence[Span]) -> list[Span]:
+    """In time; the others are those that something else on the machine interrupted."""
+    middle = statistics.median(end - start for start, end in spans)
+    return [(start, end) for start, end in spans if end - start <= middle]
+
+
+def _in(event: Any, spans: Sequence[Span]) -> bool:
+    """Whether it began in one of them. By time: on an accelerator backward runs in a thread of its own."""
+    place = bisect.bisect_right(spans, (event.time_range.start, float("inf"))) - 1
+    return place >= 0 and event.time_range.start <= spans[place][1]
 
 
 def _size(tensor: Tensor) -> int:

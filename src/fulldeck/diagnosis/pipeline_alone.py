@@ -14,7 +14,7 @@ from fulldeck.data import Data
 from fulldeck.diagnosis.findings import Pipeline
 from fulldeck.loader import Loader
 
-MOST_BATCHES, SECONDS = 100, 2.0
+MOST_BATCHES, SECONDS = 100, 1.0
 PADDING = 0
 """The id of padding where the encoder names none."""
 

@@ -43,14 +43,18 @@ from fulldeck.engines import open_onnx
 from fulldeck.engines.pytorch import PyTorchEngine
 from fulldeck.errors import CannotAct, RunFailed
 from fulldeck.files import write_with
-from fulldeck.instruction import GOALS, Evidence, Instruction, instruction, param
+from fulldeck.instruction import GOALS, Evidence, Instruction, Prediction, instruction, param
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from fulldeck.diagnosis.findings import Findings
+
 OUTPUT = "output"
 BATCHES = (1, 3, 17)
 """Batch sizes at which an export is compared with the module: none is the one that it was traced with."""
+_LAUNCHING, _LEFT = 0.25, 0.1
+"""Share of a pass that must be launching before less of it is predicted; what a session's own call leaves."""
 
 
 @instruction(
@@ -65,6 +69,21 @@ class OnnxExport(Instruction):
     max_difference: float = param(
         1e-4, gt=0, doc="Largest difference from the module, relative to the largest output (if over 1)."
     )
+
+    @classmethod
+    def predict(cls, findings: Findings) -> Prediction | None:
+        """ONNX Runtime walks the graph without Python, so what starting operators takes falls away."""
+        launching = findings.bounds.get("launch", 0.0)
+        if findings.kind != "inference" or launching < _LAUNCHING:
+            return None
+        return Prediction(
+            "latency",
+            max(1 - launching, _LEFT),
+            f"{launching:.0%} of a forward pass of one row is starting operators from Python, which ONNX Runtime "
+            f"does without; it can fuse {len(findings.chains)} chains besides",
+            "a second form of the model to ship, checked against the first",
+            eases=("launch",),
+        )
 
     def optimise(self, candidate: Candidate) -> Candidate:
         path = candidate.folder / "model.onnx"

@@ -44,17 +44,19 @@ from fulldeck.candidate import Artifact, Candidate, Tolerance
 from fulldeck.data import Array
 from fulldeck.errors import BadInput, CannotAct
 from fulldeck.files import write_bytes
-from fulldeck.instruction import Evidence, Instruction, instruction, param
+from fulldeck.instruction import Evidence, Instruction, Prediction, instruction, param
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from fulldeck.data import Data
+    from fulldeck.diagnosis.findings import Findings
 
 Mode = Literal["static", "dynamic"]
 Method = Literal["minmax", "entropy", "percentile"]
 
 MAX_BATCH = 32
+_QUANTISED = frozenset({"Linear", "Conv1d", "Conv2d", "Conv3d"})
 _METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 _ORDER: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "onnxruntime": ({"onnx_export": "ONNX Runtime quantises the exported file"}, {}),
@@ -100,6 +102,27 @@ class PostTrainingQuantization(Instruction):
         if data.kind in ("text", "tokens"):
             return cls(mode="dynamic"), "texts are read by a transformer, which static ranges suit badly"
         return cls(), ""
+
+    @classmethod
+    def predict(cls, findings: Findings) -> Prediction | None:
+        """A quarter of the bytes of what it quantises: linear and convolution layers."""
+        layers = [one for one in findings.layers if one.kind in _QUANTISED]
+        if not layers or not findings.model_bytes:
+            return None
+        share = sum(one.bytes for one in layers) / findings.model_bytes
+        tried = [one for one in layers if one.error]
+        worst = max(tried, key=lambda one: one.error["int8"], default=None)
+        said = (
+            f"; the most sensitive, {worst.name}, changes the outputs by {worst.error['int8']:.1%}"
+            if worst
+            else ""
+        )
+        return Prediction(
+            "artifact_bytes",
+            1 - 0.75 * share,
+            f"linear and convolution layers are {share:.0%} of the model's bytes, and int8 is a quarter{said}",
+            "some of the metric, which its tolerance caps; the model must be exported first",
+        )
 
     def tolerance(self) -> Tolerance:
         return Tolerance(metric_drop=self.metric_drop)
