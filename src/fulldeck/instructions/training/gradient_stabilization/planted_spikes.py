@@ -1,0 +1,57 @@
+"""What spikes cost: a training on the same data, in which a few batches are corrupt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from fulldeck.instruction import Instruction
+from fulldeck.loader import BatchLoader, ShuffledSampler
+from fulldeck.training_loop import TrainingLoop
+
+if TYPE_CHECKING:
+    from fulldeck.batch import Batch
+    from fulldeck.evidence.outcome import Outcome
+
+EPOCHS = 8
+EVERY = 40
+"""One batch in so many is corrupt, in the later half of the training too."""
+STRENGTH = 1000.0
+
+
+def metric_after_spikes(outcome: Outcome, guard: Instruction | None) -> float:
+    """Train `outcome`'s workload for EPOCHS with every EVERYth batch's inputs times STRENGTH, behind `guard`.
+
+    Returns the workload's first metric on validation data.
+    """
+    workload, data = outcome.recipe.workload, outcome.data
+    settings = outcome.recipe.resolved()["train"]
+    assert data.encoder is not None
+    assert data.validation is not None
+    torch.manual_seed(settings["seed"])
+    loop = TrainingLoop(
+        workload.model(data),
+        BatchLoader(
+            data.train,
+            data.encoder,
+            settings["batch_size"],
+            ShuffledSampler(len(data.train), settings["seed"]),
+        ),
+        workload.loss(data),
+        instructions=[] if guard is None else [guard],
+        epochs=EPOCHS,
+        optimizer=workload.optimizer(settings["learning_rate"], settings["weight_decay"]),
+        validation=BatchLoader(data.validation, data.encoder, 512),
+        metrics=workload.metrics(data),
+        seed=settings["seed"],
+        device=settings["device"],
+    )
+
+    def corrupt(batch: Batch) -> None:
+        if loop.step % EVERY == EVERY - 1 and isinstance(batch.inputs, torch.Tensor):
+            batch.inputs = batch.inputs * STRENGTH
+
+    loop.on("batch_start", corrupt)
+    loop.fit()
+    return loop.history[-1][f"validation_{next(iter(loop.metrics))}"]
