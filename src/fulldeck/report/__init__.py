@@ -1,16 +1,20 @@
-"""The report of a run, and the comparison of several: self-contained HTML pages made from a run's files.
+"""Self-contained HTML pages: the report of a run, the comparison of several, a diagnosis, and what was measured.
 
-They only read what a run wrote, so they need neither the model nor the data, and no torch; a run that
-failed, still runs or has lost files is shown as far as it goes.
+They only read what a run or a measurement wrote, so they need neither the model nor the data, and no torch; a
+run that failed, still runs or has lost files is shown as far as it goes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fulldeck.files import write_text
 from fulldeck.report.comparison import Comparison
 from fulldeck.report.content import report_content
+from fulldeck.report.diagnosis_page import diagnosis_content
+from fulldeck.report.evidence_page import evidence_content
 from fulldeck.report.page import render
 from fulldeck.report.run_files import read_run
 
@@ -34,3 +38,21 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
     Raises BadInput if `path` cannot be written.
     """
     write_text(path, render("compare.html", comparison=comparison))
+
+
+def write_diagnosis(result: Mapping[str, Any], path: Path) -> None:
+    """Write a diagnosis (what `fulldeck diagnose` keeps as JSON) as a page to `path`.
+
+    Raises BadInput if `path` cannot be written.
+    """
+    write_text(path, render("diagnosis.html", **diagnosis_content(result)))
+
+
+def write_evidence(
+    results: Sequence[Mapping[str, Any]], contributions: Sequence[Mapping[str, Any]], path: Path
+) -> None:
+    """Write results of `fulldeck verify`, and of `fulldeck verify --recipe` alone, as a page to `path`.
+
+    Raises BadInput if `path` cannot be written.
+    """
+    write_text(path, render("evidence.html", **evidence_content(results, contributions)))

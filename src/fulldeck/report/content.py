@@ -11,6 +11,7 @@ from fulldeck.report.drawings import calibration, predictions, residuals
 from fulldeck.report.headline import conversions, headline
 from fulldeck.report.panels import learning_curves
 from fulldeck.report.run_files import EXPECTED, RunFiles
+from fulldeck.report.waterfall import waterfall
 from fulldeck.report.words import shown
 from fulldeck.run_folder import RECIPE
 
@@ -31,6 +32,7 @@ def report_content(run: RunFiles) -> dict[str, Any]:
     regression = evaluation.get("regression") or {}
     classification = evaluation.get("classification") or {}
     points = regression.get("points")
+    phases = _phases(run.metrics)
     return {
         "run": run,
         "sentence": sentence,
@@ -57,7 +59,8 @@ def report_content(run: RunFiles) -> dict[str, Any]:
         "regression": regression,
         "predictions": predictions(points) if points else None,
         "residuals": residuals(points) if points else None,
-        "phases": _phases(run.metrics),
+        "phases": waterfall(phases, {name: shown("step_ms", ms) for name, ms in phases.items()}),
+        "step_ms": sum(phases.values()),
         "machine": result.get("machine") or {},
         "notes": result.get("notes", []),
         "commands": _commands(run),
@@ -104,8 +107,8 @@ def _matrix(classification: Mapping[str, Any]) -> list[tuple[str, list[tuple[int
     return rows
 
 
-def _phases(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Mean milliseconds of each phase of a step over the whole training, and its share of a step."""
+def _phases(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean milliseconds of each phase of a step over the whole training; empty where they were not kept."""
     totals: dict[str, float] = {}
     steps = 0
     for line in metrics:
@@ -113,10 +116,7 @@ def _phases(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         steps = line["step"]
         for name, value in (line.get("phases_ms") or {}).items():
             totals[name] = totals.get(name, 0.0) + value * count
-    whole = sum(totals.values())
-    if not whole or not steps:
-        return []
-    return [{"name": name, "ms": value / steps, "share": value / whole} for name, value in totals.items()]
+    return {name: value / steps for name, value in totals.items()} if steps else {}
 
 
 def _commands(run: RunFiles) -> list[tuple[str, str]]:

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fulldeck.report.axis import round_values
+
 WIDTH, HEIGHT, MARGIN = 360, 280, 44
 PAD = 8
 """Above and to the right of the plot, so that marks at the edge are whole."""
-TICKS = 5
 Drawing = dict[str, Any]
 Range = tuple[float, float]
 
@@ -66,8 +67,8 @@ class _Frame:
 
     def drawing(self, line: Sequence[tuple[float, float]], points: Sequence[Sequence[float]]) -> Drawing:
         return {
-            "ticks_x": [(round(self.x(value), 1), text) for value, text in _ticks(*self.across)],
-            "ticks_y": [(round(self.y(value), 1), text) for value, text in _ticks(*self.up)],
+            "ticks_x": [(round(self.x(value), 1), f"{value:.6g}") for value in round_values(*self.across)],
+            "ticks_y": [(round(self.y(value), 1), f"{value:.6g}") for value in round_values(*self.up)],
             "line": "M" + "L".join(f"{self.x(x):.1f} {self.y(y):.1f}" for x, y in line),
             # One path of dots (strokes of no length with round ends): a tenth of the bytes of circles.
             "points": "".join(f"M{self.x(x):.1f} {self.y(y):.1f}h0" for x, y in points),
@@ -84,12 +85,3 @@ def _range(values: Sequence[float]) -> Range:
     low, high = min(values, default=0.0), max(values, default=1.0)
     room = 0.05 * (high - low) or max(abs(high), 1.0)
     return low - room, high + room
-
-
-def _ticks(low: float, high: float) -> list[tuple[float, str]]:
-    """About TICKS round values between `low` and `high`, and how they are written."""
-    rough = (high - low) / TICKS
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
-    places = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
-    return [(place * step, f"{place * step:.6g}") for place in places]

@@ -11,10 +11,12 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from fulldeck.figures import duration
-from fulldeck.report.words import ratio, said, shown
+from fulldeck.report.words import ratio, said, shown, si
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
+VERDICT_CLASSES = {"helps": "helps", "hurts": "hurts", "no difference": "same"}
+"""Verdicts to their colours; others have that of what is not known."""
 
 
 def render(template: str, **content: Any) -> str:
@@ -37,6 +39,9 @@ def _environment() -> Environment:
         "picture": _picture,
         "cell": _cell,
         "breakable": _breakable,
+        "capitalised": lambda text: text[:1].upper() + text[1:],
+        "rate": si,
+        "verdict_class": lambda verdict: VERDICT_CLASSES.get(verdict, "open"),
     }
     environment.globals |= {"static": _static, "ratio": ratio}
     return environment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from fulldeck.figures import figure, lower_is_better
@@ -31,7 +32,15 @@ def titled(name: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-_WORDS = {"bytes": "size", "lr": "learning rate", "r2": "R²", "rmse": "RMSE", "mae": "MAE", "f1": "F1"}
+_WORDS = {
+    "artifact": "artifact size",
+    "bytes": "size",
+    "lr": "learning rate",
+    "r2": "R²",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "f1": "F1",
+}
 
 
 def shown(name: str, value: Any, decimals: int = 2) -> str:
@@ -49,6 +58,17 @@ def shown(name: str, value: Any, decimals: int = 2) -> str:
     else:
         text = figure(name, value)
     return text.replace(" ", NO_BREAK) if number else text
+
+
+def si(value: float, unit: str) -> str:
+    """Three digits with the prefix of their size: `105 GFLOP/s`."""
+    rounded = float(f"{value:.3g}")
+    power = math.floor(math.log10(abs(rounded)) / 3) if rounded and math.isfinite(rounded) else 0
+    power = min(max(power, -3), 5)
+    return f"{rounded / 1000.0**power:.3g}{NO_BREAK}{_PREFIXES[power + 3]}{unit}"
+
+
+_PREFIXES = ("n", "µ", "m", "", "k", "M", "G", "T", "P")
 
 
 def ratio(name: str, before: Any, after: Any) -> str:
