@@ -34,17 +34,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn, update_bn
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
-from fulldeck.batch import Tensors, call, to_device
+from fulldeck.batch import Tensors
+from fulldeck.batch_norm import STATISTICS, recalculate_statistics, running_statistics, training_inputs
 from fulldeck.errors import BadInput, closest
 from fulldeck.instruction import Evidence, Instruction, instruction, param
-from fulldeck.random_state import random_state, restore_random_state
 
 if TYPE_CHECKING:
     from fulldeck.batch import Batch
@@ -53,8 +52,6 @@ if TYPE_CHECKING:
 Kind = Literal["ema", "swa", "lawa"]
 
 _START = {"ema": 0.0, "swa": 0.75, "lawa": 0.0}
-_STATISTICS = ("running_mean", "running_var")
-_STATISTICS_BATCHES = 100
 _LOW = (torch.bfloat16, torch.float16)
 _LOW_RATE = 0.05
 """Share of the highest learning rate, below which the weights hardly move any more."""
@@ -100,7 +97,7 @@ class WeightAveraging(Instruction):
             decay=self.decay,
             decay_warmup=self.decay_warmup,
             window=self.window,
-            statistics_from=(lambda: _inputs(loop)) if recalculate else None,
+            statistics_from=(lambda: training_inputs(loop)) if recalculate else None,
         )
 
         def step_end(batch: Batch) -> None:
@@ -181,7 +178,7 @@ class WeightAverage:
         named: list[tuple[str, Tensor]] = [
             (name, p) for name, p in self.model.named_parameters() if p.requires_grad
         ]
-        named += [(name, b) for name, b in self.model.named_buffers() if name.endswith(_STATISTICS)]
+        named += list(running_statistics(self.model).items())
         self._names = [name for name, _ in named]
         self._current: list[Tensor] = [tensor for _, tensor in named]
         # A bfloat16 average would swallow steps of a thousandth: eight bits cannot tell them apart.
@@ -253,38 +250,15 @@ class WeightAverage:
             self._window.append([_like(s, c) for s, c in zip(states, self._current, strict=True)])
         self._statistics_stale = state["statistics_stale"]
 
+    @torch.no_grad()
     def _put_in(self) -> None:
         _copy(self._averages, self._current)
         if self.statistics_from is not None and self._statistics_stale:
-            self._recalculate_statistics(self.statistics_from())
+            recalculate_statistics(self.model, self.statistics_from())
+            for name, current, average in zip(self._names, self._current, self._averages, strict=True):
+                if name.endswith(STATISTICS):
+                    average.copy_(current)
             self._statistics_stale = False
-
-    @torch.no_grad()
-    def _recalculate_statistics(self, inputs: Iterable[Tensors]) -> None:
-        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        training = [(module, module.training) for module in self.model.modules()]
-        before = random_state()
-        update_bn(inputs, _OneInput(self.model))
-        restore_random_state(before)
-        for module, mode in training:
-            module.training = mode
-        for name, buffer in self.model.named_buffers():
-            if name not in self._names:
-                buffer.copy_(buffers[name])
-        for name, current, average in zip(self._names, self._current, self._averages, strict=True):
-            if name.endswith(_STATISTICS):
-                average.copy_(current)
-
-
-class _OneInput(nn.Module):
-    """torch's update_bn calls the model with one positional input."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Tensors) -> Any:
-        return call(self.model, inputs)
 
 
 def average_weights(
@@ -310,16 +284,6 @@ def average_weights(
         window=window,
         statistics_from=statistics_from,
     )
-
-
-def _inputs(loop: TrainingLoop) -> Iterator[Tensors]:
-    # A loader that remembers where it is must not notice this pass.
-    keeps: Any = loop.loader if hasattr(loop.loader, "load_state_dict") else None
-    place = keeps.state_dict() if keeps is not None else None
-    for inputs, _ in islice(loop.loader.batches(0), _STATISTICS_BATCHES):
-        yield to_device(inputs, loop.device)
-    if keeps is not None:
-        keeps.load_state_dict(place)
 
 
 @torch.no_grad()
