@@ -61,11 +61,13 @@ def test_what_was_measured_is_said_beside_what_was_predicted(monkeypatch: pytest
             "interval": [0.98, 1.01],
             "missed": True,
             "reason": None,
+            "not_measured": ["accuracy"],
         },
     }
     assert (
         verified(item)
-        == "no difference, predicted 0.50x, measured 0.99x (0.98 to 1.01): the prediction missed"
+        == "no difference, predicted 0.50x, measured 0.99x (0.98 to 1.01): the prediction missed; no time was left "
+        "for accuracy"
     )
 
 
@@ -85,6 +87,7 @@ def test_a_finished_run(cli: Callable[..., Answer], finished: Path, tmp_path: Pa
         (("digits", "--output", "x.yaml"), "--output and --force go with --verify"),
         (("--inference", "runs/latest", "--verify"), "--verify and --set go with a RECIPE"),
         (("digits", "--verify", "--budget", "soon"), "a budget is a time"),
+        (("digits", "--verify", "--set", "train.epochs=1"), "write what --set changes into the file"),
         (("digits", "--verify", "--output", "absent/x.yaml"), "there is no folder absent"),
         (("digits", "--set", "train.device=cuda"), 'device "cuda" is not here'),
         (("--inference", "absent"), "absent is no run"),

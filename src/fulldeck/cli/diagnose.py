@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import webbrowser
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -55,7 +56,10 @@ def command(
         bool, typer.Option("--fresh", help="Measure what this machine can do again, instead of once.")
     ] = False,
     settings: Settings = [],  # noqa: B006
-    out: Annotated[Path, typer.Option(help="Where diagnosis.json is kept.")] = Path("diagnosis"),
+    out: Annotated[
+        Path, typer.Option(help="Where diagnosis.json and its page, diagnosis.html, are kept.")
+    ] = Path("diagnosis"),
+    open_: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
     json: Json = False,
 ) -> None:
     """Find out where the time and memory of a run go, and which instructions would change that.
@@ -73,6 +77,10 @@ def command(
         raise BadInput("--output and --force go with --verify, which is what finds a better recipe")
     if inference is not None and (verify or settings):
         raise BadInput("--inference looks at a finished run; --verify and --set go with a RECIPE")
+    if verify and settings:
+        raise BadInput(
+            "--verify writes the recipe anew from its file; write what --set changes into the file"
+        )
     with telling() as tell:
         if inference is not None:
             from fulldeck.diagnosis.inference import diagnose_inference
@@ -81,15 +89,20 @@ def command(
         else:
             assert recipe is not None
             result = _training(recipe, settings, verify, output, force, seconds, fresh, tell)
+    from fulldeck import report
     from fulldeck.diagnosis.diagnose import keep
 
     kept = keep(result, out)
+    page = kept.with_suffix(".html")
+    report.write_diagnosis(result, page)
     if json:
         write_json(result)
     else:
         write_diagnosis(result)
-        for line in _next(result, recipe or "", kept):
+        for line in _next(result, recipe or "", page):
             typer.echo(line)
+    if open_:
+        webbrowser.open(page.resolve().as_uri())
     if result.get("improvement", {}).get("status") == "interrupted":
         raise typer.Exit(130)
 
@@ -214,12 +227,13 @@ def verified(item: Mapping[str, Any]) -> str:
     one = item["verified"]
     if one.get("ratio") is None:
         return f"{one['verdict']}; {one['reason'] or 'another figure than predicted was measured'}"
-    low, high = one["interval"]
+    between = "" if one["interval"] is None else " ({:.2f} to {:.2f})".format(*one["interval"])
     missed = ": the prediction missed" if one["missed"] else ""
     why = f"; {one['reason']}" if one["reason"] else ""
+    late = f"; no time was left for {', '.join(one['not_measured'])}" if one["not_measured"] else ""
     return (
-        f"{one['verdict']}, predicted {item['predicted']:.2f}x, measured {one['ratio']:.2f}x "
-        f"({low:.2f} to {high:.2f}){missed}{why}"
+        f"{one['verdict']}, predicted {item['predicted']:.2f}x, measured {one['ratio']:.2f}x"
+        f"{between}{missed}{why}{late}"
     )
 
 
@@ -234,11 +248,11 @@ def _improved(improvement: Mapping[str, Any]) -> str:
     )
 
 
-def _next(result: Mapping[str, Any], recipe: str, kept: Path) -> list[str]:
+def _next(result: Mapping[str, Any], recipe: str, page: Path) -> list[str]:
     """What to look at and to type; commands are not wrapped, so that they can be copied."""
     import shlex
 
-    lines = [f"all figures: {kept}"]
+    lines = [f"all figures: {page}"]
     improvement = result.get("improvement")
     if improvement is not None and improvement["output"] is not None:
         lines.append(f"fulldeck run {shlex.quote(improvement['output'])}")

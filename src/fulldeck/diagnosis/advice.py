@@ -14,8 +14,9 @@ from fulldeck.planner import make_plan
 from fulldeck.recipe import Entry, Recipe
 
 
-def advise(findings: Findings, recipe: Recipe) -> list[dict[str, Any]]:
-    """What each instruction that is not in `recipe` predicts, the largest effect first.
+def advise(findings: Findings, recipe: Recipe, limit: str) -> list[dict[str, Any]]:
+    """What each instruction that is not in `recipe` predicts: first those that ease `limit`, the bottleneck, then
+    the others; among them the largest effect first.
 
     `blocked` says why one cannot be added; those come last.
     """
@@ -25,7 +26,9 @@ def advise(findings: Findings, recipe: Recipe) -> list[dict[str, Any]]:
         cls = entry.load()
         if entry.name not in there and (prediction := cls.predict(findings)) is not None:
             found.append(_item(cls, prediction, recipe))
-    return sorted(found, key=lambda item: (item["blocked"] is not None, item["predicted"]))
+    return sorted(
+        found, key=lambda item: (item["blocked"] is not None, limit not in item["eases"], item["predicted"])
+    )
 
 
 def adding(recipe: Recipe, item: dict[str, Any]) -> Recipe:

@@ -119,7 +119,7 @@ def best_time(work: Callable[[], object], device: torch.device, seconds: float =
 
 
 def _key(device: torch.device) -> dict[str, Any]:
-    name = processor() if device.type == "cpu" else torch.cuda.get_device_name(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return {
         "schema": SCHEMA,
         "device": device.type,

@@ -27,11 +27,13 @@ that a key names, shares and ratios have 1 for the whole or for no change.
                     is one of the bounds, or capacity; missing: in field terms, what no instruction here does
                     about it, or null
     beside          further findings, each as bottleneck has it but without clear (padding, recompiles)
-    advice          the largest predicted effect first, each {"name", "number", "parameters", "figure"
-                    (step_time, latency, artifact_bytes, ...), "predicted" (ratio), "reason", "cost", "eases",
+    advice          what eases the bottleneck before the rest, each by predicted effect: {"name", "number",
+                    "parameters", "figure" (step_time, latency, artifact_bytes, ...), "predicted" (ratio), "reason", "cost", "eases",
                     "blocked" (why it cannot be added, or null)}, and once verified also "verified"
-    verified        of one: {"verdict", "metric", "ratio", "interval": [low, high], "rounds", "kept", "missed"
-                    (true: the prediction was off by more than NEAR), "reason" (or null), "costs"}
+    verified        of one: {"verdict" (as `fulldeck verify` gives it, or "not measured"), "reason" (or null),
+                    "kept", "missed" (true: the prediction was off by more than NEAR; null: not comparable)} and,
+                    if measured, {"metric", "ratio" (or null), "interval": [low, high] (null where there were too
+                    few rounds for one), "rounds", "costs", "not_measured" (figures, for want of time)}
 
 of inference also
 
@@ -44,7 +46,8 @@ of inference also
 and after `--verify` also
 
     improvement     {"status" (finished, interrupted), "kept": names, "output": file or null, "metric", "ratio",
-                    "interval", "rounds", "verdict": of all that is kept together, against the input recipe}
+                    "interval", "rounds", "verdict": of all that is kept together, against the input recipe; with
+                    nothing kept only status, kept, output and metric}
 """
 
 from __future__ import annotations
@@ -85,8 +88,8 @@ def diagnose(
 
 def report(findings: Findings, recipe: Recipe) -> dict[str, Any]:
     """Findings, bottleneck and advice as JSON."""
-    advice = advise(findings, recipe)
     limits = [bottleneck(findings), *beside(findings)]
+    advice = advise(findings, recipe, limits[0]["class"])
     for limit in limits:
         limit["missing"] = limit["remedy"] if unaddressed(limit["class"], advice) else None
     return {

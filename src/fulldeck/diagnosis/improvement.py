@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import tempfile
@@ -91,12 +92,13 @@ def _verified(
         "verdict": measured["verdict"],
         "metric": measured["metric"],
         "ratio": ratio,
-        "interval": measured["interval"],
+        "interval": measured["interval"] if all(map(math.isfinite, measured["interval"])) else None,
         "rounds": measured["rounds"],
         "kept": measured["verdict"] == "helps" and not hurt,
         "missed": None if ratio is None else abs(item["predicted"] / ratio - 1) > NEAR,
         "reason": f"it hurts {', '.join(hurt)}" if hurt else measured.get("reason"),
         "costs": measured["costs"],
+        "not_measured": measured["not_measured"],
     }
 
 

@@ -1,0 +1,96 @@
+"""What instructions predict follows from the figures; where figures say nothing, they are silent."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from fulldeck.catalogue import built_in
+from fulldeck.diagnosis.advice import advise, unaddressed
+from fulldeck.diagnosis.ceilings import Ceilings
+from fulldeck.diagnosis.findings import Findings, Layer, Operator
+from fulldeck.instruction import Instruction
+from fulldeck.recipe import make_recipe
+from fulldeck.step_clock import PHASES
+
+PRODUCT = Operator("aten::mm", "forward", ((4, 4),), "float32", 1, 0.6, 1e9, 1e6, "compute", in_bfloat16=0.5)
+OTHER = Operator("aten::relu", "forward", ((4, 4),), "float32", 1, 0.4, 0.0, 1e6, "memory")
+NOTHING = Findings(
+    kind="training",
+    device="cpu",
+    step_seconds=1.0,
+    phases=dict.fromkeys(PHASES, 0.0),
+    bounds={"compute": 0.6, "memory": 0.4},
+    operators=(OTHER,),
+    ceilings=Ceilings({"float32": 1e11, "bfloat16": 2e11}, 1e10, 1e-6),
+)
+
+
+def instruction(name: str) -> type[Instruction]:
+    return next(entry for entry in built_in() if entry.name == name).load()
+
+
+@pytest.mark.parametrize("kind", ["training", "inference"])
+@pytest.mark.parametrize("entry", built_in(), ids=lambda entry: entry.name)
+def test_figures_that_say_nothing_are_answered_by_silence(entry, kind: str) -> None:  # type: ignore[no-untyped-def]
+    assert entry.load().predict(replace(NOTHING, kind=kind)) is None
+
+
+def test_narrower_products_shorten_their_share_of_the_step() -> None:
+    predicted = instruction("amp_optimizer").predict(replace(NOTHING, operators=(PRODUCT, OTHER)))
+    assert predicted is not None
+    assert predicted.figure == "step_time"
+    assert predicted.ratio == pytest.approx(1 - 0.6 * 0.5)
+    assert "60%" in predicted.reason
+    assert "0.50x" in predicted.reason
+
+
+@pytest.mark.parametrize(
+    "product",
+    [
+        replace(PRODUCT, dtype="bfloat16"),
+        replace(PRODUCT, in_bfloat16=0.99),
+        replace(PRODUCT, in_bfloat16=None),
+    ],
+)
+def test_what_is_narrow_or_gains_nothing_is_not_narrowed(product: Operator) -> None:
+    assert instruction("amp_optimizer").predict(replace(NOTHING, operators=(product, OTHER))) is None
+
+
+def test_int8_takes_a_quarter_of_what_it_quantises() -> None:
+    layers = (Layer("a", "Linear", 600, {"int8": 0.01, "bfloat16": 0.0}), Layer("b", "Embedding", 400, {}))
+    found = replace(NOTHING, kind="inference", layers=layers, model_bytes=1000)
+    predicted = instruction("post_training_quantization").predict(found)
+    assert predicted is not None
+    assert predicted.ratio == pytest.approx(1 - 0.75 * 0.6)
+    assert "a, changes the outputs by 1.0%" in predicted.reason
+
+
+@pytest.mark.parametrize(("launch", "ratio"), [(0.2, None), (0.6, 0.4), (1.0, 0.1)])
+def test_an_export_does_without_launching_from_python(launch: float, ratio: float | None) -> None:
+    found = replace(NOTHING, kind="inference", bounds={"launch": launch})
+    predicted = instruction("onnx_export").predict(found)
+    assert (predicted and predicted.ratio) == (ratio and pytest.approx(ratio))
+
+
+def test_what_eases_the_bottleneck_comes_first_and_what_is_there_is_not_advised() -> None:
+    layers = (Layer("a", "Linear", 1000, {}),)
+    found = replace(NOTHING, kind="inference", layers=layers, model_bytes=1000, bounds={"launch": 0.5})
+    advice = advise(found, make_recipe("digits"), "launch")
+    assert [item["name"] for item in advice][:2] == ["onnx_export", "post_training_quantization"]
+    assert not unaddressed("launch", advice)
+    assert unaddressed("data", advice)
+    there = make_recipe("digits", [instruction("onnx_export")()])
+    assert [item["name"] for item in advise(found, there, "launch")] == ["post_training_quantization"]
+
+
+def test_one_that_cannot_be_added_says_why_and_comes_last() -> None:
+    layers = (Layer("a", "Linear", 1000, {}),)
+    found = replace(NOTHING, kind="inference", layers=layers, model_bytes=1000, bounds={"launch": 0.5})
+    post_training = instruction("post_training_quantization")()
+    strict = make_recipe("digits", [post_training], order="strict")
+    (item,) = advise(found, strict, "launch")
+    assert item["name"] == "onnx_export"
+    assert item["blocked"] is not None
+    assert unaddressed("launch", [item])
