@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from fulldeck.errors import BadInput
+from fulldeck.evidence.measured import MARGIN_OF_DIFFERENCE
 from fulldeck.evidence.measurement import INTERRUPTED, Seeds, Setting, deadline, over_seeds
 from fulldeck.evidence.statistics import MARGIN, Direction, Interval, judge, mean_interval
-from fulldeck.evidence.verify import MARGIN_OF_DIFFERENCE, QUICK_SEEDS, SCHEMA
+from fulldeck.evidence.verify import QUICK_SEEDS, SCHEMA
 from fulldeck.figures import lower_is_better
 from fulldeck.machine import describe_machine
 from fulldeck.pipeline import situation

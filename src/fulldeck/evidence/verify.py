@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fulldeck.catalogue import catalogue
 from fulldeck.errors import BadInput
 from fulldeck.evidence.claim import Claim
+from fulldeck.evidence.measured import AFRESH, IN_ROUNDS, Measured, NothingMeasured, memory, outcomes, timed
 from fulldeck.evidence.measurement import (
     BASELINE,
-    CONTROL,
     INTERRUPTED,
     TREATMENT,
-    Rounds,
     Seeds,
     Setting,
-    Unit,
-    afresh,
     as_rows,
     deadline,
-    in_rounds,
     over_seeds,
 )
 from fulldeck.evidence.peers import peer
-from fulldeck.evidence.statistics import (
-    LOOKS,
-    MARGIN,
-    Interval,
-    Verdict,
-    judge,
-    mean_interval,
-    noisy,
-    rounds_to_decide,
-)
+from fulldeck.evidence.statistics import LOOKS
 from fulldeck.instruction import Instruction
 from fulldeck.machine import describe_machine
 from fulldeck.pipeline import situation
@@ -47,70 +33,6 @@ from fulldeck.recipe import Entry, Recipe, make_recipe, read_recipe
 
 SCHEMA = 1
 QUICK_SEEDS = 3
-MARGIN_OF_DIFFERENCE = 0.005
-"""Half a point of accuracy makes no difference."""
-DIVERGED = 2.0
-"""A loss so many times that of the baseline: the two arms no longer do the same work."""
-IN_ROUNDS: Mapping[str, Unit] = {"step_time": "steps", "latency": "latency"}
-FROM_CURVES = "steps_to_target"
-AFRESH = "peak_memory"
-PROOF = "proof"
-
-
-class NothingMeasured(BadInput):
-    """The time was over before a figure could be measured once."""
-
-    def __init__(self, metric: str, ended: str | None) -> None:
-        super().__init__(f"the budget was spent before {metric} could be measured once; give it more")
-        self.ended = ended
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One figure of both arms: its effect with interval, the verdict, and why there is none."""
-
-    metric: str
-    claim: Claim
-    effect: Interval
-    baseline: float | None
-    treatment: float
-    verdict: Verdict
-    rounds: int
-    samples: Mapping[str, list[float]]
-    control: Interval | None = None
-    reason: str | None = None
-    ended: str | None = None
-    peers: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """As results have it."""
-        scale = "difference" if self.claim.scale == "difference" else "ratio"
-        value: dict[str, Any] = {
-            "metric": self.metric,
-            "verdict": self.verdict,
-            "claim": self.claim.text,
-            "claim_holds": self._holds(),
-            scale: self.effect.estimate,
-            "interval": [self.effect.low, self.effect.high],
-            "baseline": self.baseline,
-            "treatment": self.treatment,
-            "rounds": self.rounds,
-        }
-        if scale == "difference" and self.baseline:
-            value["ratio"] = self.treatment / self.baseline
-        if self.control is not None:
-            value["control"] = {
-                "ratio": self.control.estimate,
-                "interval": [self.control.low, self.control.high],
-            }
-        if self.reason is not None:
-            value["reason"] = self.reason
-        return value
-
-    def _holds(self) -> bool | None:
-        if self.claim.scale != "alone":
-            return self.claim.holds(self.effect)
-        return self.claim.holds(_estimate(self.samples[TREATMENT]))
 
 
 def verify(
@@ -201,15 +123,15 @@ def _measure_all(
     for metric, claim in claims.items():
         try:
             if metric in IN_ROUNDS:
-                found.append(_timed(metric, claim, recipes, setting))
+                found.append(timed(metric, claim, recipes, setting))
             elif metric == AFRESH:
-                found.append(_memory(claim, recipes, setting))
+                found.append(memory(claim, recipes, setting))
             else:
                 if seeds is None:
                     own = type(instruction).prove is not Instruction.prove
                     entry = {"name": instruction.card.name, "parameters": instruction.parameters()}
                     seeds = over_seeds(recipes, setting, entry if own else None)
-                found.append(_over_seeds(metric, claim, seeds))
+                found.append(outcomes(metric, claim, seeds))
         except NothingMeasured as nothing:
             if nothing.ended == INTERRUPTED and not found:
                 raise KeyboardInterrupt from None
@@ -219,151 +141,3 @@ def _measure_all(
         if found[-1].ended is not None:
             break
     return found
-
-
-def _timed(metric: str, claim: Claim, recipes: Mapping[str, Recipe], setting: Setting) -> Measured:
-    def decide(rounds: Rounds) -> Verdict:
-        if noisy(rounds.ratio(CONTROL)):
-            return "inconclusive"
-        return _judge(rounds.ratio(TREATMENT), claim)
-
-    rounds = in_rounds(recipes, IN_ROUNDS[metric], setting, decide)
-    if rounds.count == 0:
-        raise NothingMeasured(metric, rounds.ended)
-    effect, control = rounds.ratio(TREATMENT), rounds.ratio(CONTROL)
-    verdict, reason = decide(rounds), None
-    if rounds.ended and rounds.count not in setting.looks:
-        verdict, reason = "inconclusive", f"{rounds.ended} after {rounds.count} rounds, before a look was due"
-    if verdict == "inconclusive":
-        needed = max(
-            rounds_to_decide(effect, rounds.count),
-            rounds_to_decide(control, rounds.count, margin=MARGIN) if noisy(control) else 0,
-        )
-        reason = reason or noisy(control) or "the interval holds both a gain and a loss"
-        reason += f"; about {needed} rounds would decide"
-    if (diverged := _diverged(rounds)) is not None:
-        verdict, reason = "inconclusive", diverged
-    return Measured(
-        metric,
-        claim,
-        effect,
-        statistics.median(rounds.milliseconds[BASELINE]),
-        statistics.median(rounds.milliseconds[TREATMENT]),
-        verdict,
-        rounds.count,
-        {**rounds.milliseconds, **{f"{name} cpu": cpu for name, cpu in rounds.cpu_ms.items() if cpu}},
-        control,
-        reason,
-        rounds.ended,
-        {name: _beside(name, metric, rounds) for name in setting.peers},
-    )
-
-
-def _beside(name: str, metric: str, rounds: Rounds) -> dict[str, Any]:
-    effect = rounds.ratio(name)
-    return {
-        "peer": name,
-        "metric": metric,
-        "ratio": effect.estimate,
-        "interval": [effect.low, effect.high],
-        "baseline": statistics.median(rounds.milliseconds[BASELINE]),
-        "treatment": statistics.median(rounds.milliseconds[name]),
-        "rounds": rounds.count,
-        "claim_holds": None,
-    }
-
-
-def _diverged(rounds: Rounds) -> str | None:
-    if not all(rounds.loss.values()):
-        return None
-    here, there = (statistics.fmean(rounds.loss[name]) for name in (TREATMENT, BASELINE))
-    if here <= DIVERGED * there:
-        return None
-    return (
-        f"the arms diverge: the mean loss is {here:.4g} with it and {there:.4g} without, so times say nothing"
-    )
-
-
-def _memory(claim: Claim, recipes: Mapping[str, Recipe], setting: Setting) -> Measured:
-    found = afresh(recipes, setting)
-    peaks = found.peak_bytes
-    count = min(map(len, peaks.values()))
-    if count == 0:
-        raise NothingMeasured(AFRESH, found.ended)
-    ratios = [
-        one / other for one, other in zip(peaks[TREATMENT][:count], peaks[BASELINE][:count], strict=True)
-    ]
-    effect = Interval(statistics.median(ratios), min(ratios), max(ratios))
-    return Measured(
-        AFRESH,
-        claim,
-        effect,
-        statistics.median(peaks[BASELINE]),
-        statistics.median(peaks[TREATMENT]),
-        _judge(effect, claim),
-        count,
-        peaks,
-        ended=found.ended,
-    )
-
-
-def _over_seeds(metric: str, claim: Claim, seeds: Seeds) -> Measured:
-    if not seeds.seeds:
-        raise NothingMeasured(metric, seeds.ended)
-    if metric == FROM_CURVES:
-        treatment: list[float] | None = seeds.steps_to_target(TREATMENT, BASELINE)
-        baseline: list[float] | None = seeds.steps_to_target(BASELINE, TREATMENT)
-    else:
-        treatment, baseline = seeds.values(TREATMENT, metric), seeds.values(BASELINE, metric)
-        if treatment is None:
-            treatment, baseline = seeds.values(TREATMENT, PROOF), seeds.values(BASELINE, PROOF)
-    if treatment is None:
-        known = ", ".join(sorted(seeds.figures[TREATMENT][0]))
-        raise BadInput(f'the metric "{metric}" is not recorded; there are {known}')
-    count = len(treatment)
-    samples = {TREATMENT: treatment} | ({} if baseline is None else {BASELINE: baseline})
-    mean = statistics.fmean(treatment)
-    if baseline is None:
-        # A figure that only the treatment has: there is nothing to compare it with but the claim.
-        holds = claim.holds(_estimate(treatment))
-        verdict: Verdict = "helps" if holds else "inconclusive" if holds is None else "hurts"
-        return Measured(metric, claim, _point(mean), None, mean, verdict, count, samples, ended=seeds.ended)
-    if claim.scale == "ratio":
-        pairs = [one / other for one, other in zip(treatment, baseline, strict=True)]
-    else:
-        pairs = [one - other for one, other in zip(treatment, baseline, strict=True)]
-    effect = _estimate(pairs)
-    reason = None
-    verdict = _judge(effect, claim)
-    if verdict == "inconclusive":
-        neutral = 1.0 if claim.scale == "ratio" else 0.0
-        margin = MARGIN if claim.scale == "ratio" else MARGIN_OF_DIFFERENCE
-        needed = rounds_to_decide(effect, count, neutral=neutral, margin=margin)
-        reason = f"{count} seeds do not tell{f', {seeds.ended}' if seeds.ended else ''}; about {needed} would"
-    return Measured(
-        metric,
-        claim,
-        effect,
-        statistics.fmean(baseline),
-        mean,
-        verdict,
-        count,
-        samples,
-        reason=reason,
-        ended=seeds.ended,
-    )
-
-
-def _judge(effect: Interval, claim: Claim) -> Verdict:
-    if claim.scale == "ratio":
-        return judge(effect, neutral=1.0, margin=MARGIN, better=claim.better)
-    return judge(effect, neutral=0.0, margin=MARGIN_OF_DIFFERENCE, better=claim.better)
-
-
-def _estimate(values: list[float]) -> Interval:
-    """The mean; equal in every repetition, nothing is uncertain about it."""
-    return mean_interval(values) if len(set(values)) > 1 else _point(values[0])
-
-
-def _point(value: float) -> Interval:
-    return Interval(value, value, value)
