@@ -1,6 +1,7 @@
 """`fulldeck diagnose`: figures and words, at every width, and bad input in one line."""
 
 import json
+import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def written(result: dict[str, Any]) -> str:
     import contextlib
     import io
 
-    from fulldeck.cli.diagnose import write_diagnosis
+    from fulldeck.cli.diagnosis_summary import write_diagnosis
 
     with contextlib.redirect_stdout(io.StringIO()) as stream:
         write_diagnosis(result)
@@ -51,7 +52,7 @@ def written(result: dict[str, Any]) -> str:
 
 
 def test_what_was_measured_is_said_beside_what_was_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fulldeck.cli.diagnose import verified
+    from fulldeck.cli.diagnosis_summary import verified
 
     item = {
         "predicted": 0.5,
@@ -71,9 +72,15 @@ def test_what_was_measured_is_said_beside_what_was_predicted(monkeypatch: pytest
     )
 
 
-def test_a_finished_run(cli: Callable[..., Answer], finished: Path, tmp_path: Path) -> None:
-    answer = cli("diagnose", "--inference", finished, "--out", tmp_path)
+def test_a_finished_run(
+    cli: Callable[..., Answer], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", shown.append)
+    answer = cli("diagnose", "--inference", finished, "--out", tmp_path, "--open")
     assert answer.code == 0, answer.err
+    assert shown == [(tmp_path / "diagnosis.html").as_uri()]
+    assert "Where a forward pass goes" in (tmp_path / "diagnosis.html").read_text()
     assert "a forward pass of one row takes" in answer.out
     assert "engine onnxruntime: available" in answer.out
     assert "hidden.0 + hidden.1" in answer.out

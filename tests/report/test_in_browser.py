@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fulldeck.report import write_comparison, write_report
+from fulldeck.report import write_comparison, write_diagnosis, write_evidence, write_report
 from fulldeck.report.comparison import compare
+from tests.report.measurements import contributions, evidence, inference_diagnosis, verified_diagnosis
 from tests.report.run_folders import HOSTILE, classification, metrics, regression, write_run
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ LIGHT_LINE, DARK_LINE = "31,95,196", "127,176,255"
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Reports of a classification and of a regression, and a comparison of both."""
+    """Reports of a classification and of a regression, a comparison of both, diagnoses, and measurements."""
     folder = tmp_path_factory.mktemp("runs")
     names = ("a rather long name of a class", HOSTILE, *(f"class {number}" for number in range(30)))
     runs = [
@@ -38,7 +39,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ]
     write_comparison(compare(runs), folder / "compare.html")
     reports = [write_report(run) for run in runs]
-    return dict(zip(("classes", "values", "compare"), [*reports, folder / "compare.html"], strict=True))
+    made = dict(zip(("classes", "values", "compare"), [*reports, folder / "compare.html"], strict=True))
+    for name, result in (("diagnosis", verified_diagnosis()), ("inference", inference_diagnosis())):
+        made[name] = folder / f"{name}.html"
+        write_diagnosis(result, made[name])
+    made["evidence"] = folder / "evidence.html"
+    write_evidence(evidence(), [contributions()], made["evidence"])
+    return made
 
 
 @pytest.fixture
@@ -86,13 +93,15 @@ def test_dark_colours_come_and_go_with_the_system(visit: Open) -> None:
     assert LIGHT_LINE in colours(page)
 
 
-@pytest.mark.parametrize("name", ["classes", "values", "compare"])
+@pytest.mark.parametrize("name", ["classes", "values", "compare", "diagnosis", "inference", "evidence"])
 def test_no_width_needs_sideways_scrolling(visit: Open, name: str) -> None:
     page = visit(name)
     page.locator("details").evaluate_all("all => all.forEach(one => { one.open = true })")
     for width in (360, 768, 1440):
         page.set_viewport_size({"width": width, "height": 800})
-        page.wait_for_function("document.querySelector('.uplot').clientWidth <= innerWidth")
+        page.wait_for_function(
+            "[...document.querySelectorAll('.uplot')].every((one) => one.clientWidth <= innerWidth)"
+        )
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
@@ -126,6 +135,7 @@ def test_a_series_is_hidden_and_a_table_stands_for_the_chart(visit: Open) -> Non
     assert LIGHT_LINE not in colours(page)
     page.get_by_text("As a table").first.click()
     rows = page.locator(".panel table").first.locator("tbody tr")
+    rows.nth(99).wait_for()
     assert rows.count() == 100
     assert rows.nth(59).inner_text().split() == ["60", "0.1047", "0.1047"]
 
@@ -163,6 +173,7 @@ def test_text_stands_out_from_its_background(visit: Open) -> None:
                 for (const ground of ["--paper", "--card"]) pairs.push([text, ground]);
             pairs.push(["--ink", "--code"], ["--good", "--good-tint"], ["--wrong", "--bad-tint"]);
             pairs.push(["--warn", "--warn-tint"], ["--ink", "--warn-tint"]);
+            pairs.push(["--warn", "--paper"], ["--quiet", "--code"]);
             for (const stage of [1, 2, 3, 4]) pairs.push([`--c${stage}`, "--paper"]);
             pairs.map(([text, ground]) => {
                 const [light, dark] = [luminance(text), luminance(ground)].sort((a, b) => b - a);
@@ -170,3 +181,61 @@ def test_text_stands_out_from_its_background(visit: Open) -> None:
             })
         """)
         assert [pair for pair in ratios if pair[2] < 4.5] == []
+
+
+@pytest.mark.parametrize("name", ["diagnosis", "evidence"])
+def test_bars_and_intervals_are_drawn_within_their_rows(visit: Open, name: str) -> None:
+    for width in (360, 1440):
+        page = visit(name, width)
+        outside = page.evaluate("""
+            [...document.querySelectorAll("svg.track")].filter((track) => {
+                const room = track.getBoundingClientRect();
+                const marks = [...track.querySelectorAll("rect, circle, .interval, .before")];
+                return room.width < 40 || marks.length === 0 || marks.some((mark) => {
+                    const box = mark.getBoundingClientRect();
+                    return box.left < room.left - 7 || box.right > room.right + 7;
+                });
+            }).map((track) => track.parentElement.textContent.trim())
+        """)
+        assert page.locator("svg.track").count() > 5
+        assert outside == []
+
+
+def test_a_roofline_is_drawn_for_the_width_with_letters_that_can_be_read(visit: Open) -> None:
+    page = visit("diagnosis", 1440)
+    for width, shown, hidden in ((1440, "wide", "narrow"), (360, "narrow", "wide")):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.locator(f".roofline .{shown}").is_visible()
+        assert not page.locator(f".roofline .{hidden}").is_visible()
+        heights = page.locator(f".roofline .{shown} text").evaluate_all(
+            "all => all.filter((one) => !one.hasAttribute('transform')).map((one) => one.getBBox().height"
+            " * one.getScreenCTM().d)"
+        )
+        assert min(heights) >= 9
+    assert page.get_by_role("img", name="Roofline").count() == 1, "the other is not read out"
+
+
+def test_the_keyboard_scrolls_every_wide_table(visit: Open) -> None:
+    page = visit("evidence", 360)
+    region = page.get_by_role("region", name="All measurements")
+    region.evaluate("""(one) => {
+        window.scrolled = new Promise((done) => one.addEventListener("scroll", () => done(one.scrollLeft)));
+    }""")
+    region.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("window.scrolled") > 0
+
+
+def test_verdicts_are_told_in_words_too(visit: Open) -> None:
+    page = visit("evidence")
+    rows = page.locator(".forest li:not(.axis)")
+    assert rows.count() == 8
+    for text in rows.all_inner_texts():
+        assert any(word in text for word in ("helps", "no difference", "hurts", "inconclusive"))
+
+
+def test_measurements_on_paper(visit: Open, tmp_path: Path) -> None:
+    for name in ("diagnosis", "evidence"):
+        assert (
+            visit(name, color_scheme="dark").pdf(path=tmp_path / "page.pdf", format="A4").startswith(b"%PDF")
+        )

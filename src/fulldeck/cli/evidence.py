@@ -10,19 +10,30 @@ import typer
 from fulldeck.cli.output import Json, write_json, write_table
 from fulldeck.cli.verify import said
 
-EXAMPLE = "fulldeck evidence --out docs/evidence"
+EXAMPLE = "fulldeck evidence --page evidence.html"
 
 
 def command(
     out: Annotated[Path, typer.Option(help="Where `fulldeck verify` has kept its results.")] = Path(
         "evidence"
     ),
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write them as a page: plots with intervals, and how instructions depend on each other.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """List the measurements that have been made: verdict, figure with interval, claim, day, machine."""
-    from fulldeck.evidence.store import kept
+    from fulldeck.evidence.store import kept, kept_contributions
 
     results = [result for _, result in kept(out)]
+    if page is not None:
+        from fulldeck.report import write_evidence
+
+        write_evidence(results, [result for _, result in kept_contributions(out)], page)
     if json:
         write_json(results)
     elif not results:
@@ -41,3 +52,5 @@ def command(
             for result in results
         ]
         write_table(("instruction", "workload", "verdict", "day", "shown"), rows)
+    if page is not None and not json:
+        typer.echo(page)

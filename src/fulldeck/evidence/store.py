@@ -25,12 +25,21 @@ def keep_contributions(result: Mapping[str, Any], folder: Path = DEFAULT) -> Pat
 
 def kept(folder: Path = DEFAULT) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The results in `folder`, by name. Raises BadInput for a file that is none."""
+    return ((path, result) for path, result in _read(folder) if "verdict" in result)
+
+
+def kept_contributions(folder: Path = DEFAULT) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """What `contributions` found, as far as it is kept in `folder`, by name. Raises BadInput likewise."""
+    return ((path, result) for path, result in _read(folder) if "pairs" in result)
+
+
+def _read(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in sorted(folder.glob("*.json")):
         try:
             result = json.loads(path.read_bytes())
         except ValueError:
             raise BadInput(f"{path} is not JSON; remove it or measure again") from None
-        if isinstance(result, dict) and "verdict" in result:
+        if isinstance(result, dict):
             yield path, result
 
 

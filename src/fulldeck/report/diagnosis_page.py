@@ -9,7 +9,7 @@ from fulldeck.report.effects import effect_text, ratio_text, times
 from fulldeck.report.forest import Effect, forest
 from fulldeck.report.headline import Tile
 from fulldeck.report.roofline import roofline
-from fulldeck.report.waterfall import waterfall
+from fulldeck.report.waterfall import Bars, waterfall
 from fulldeck.report.words import said, shown, titled
 
 Diagnosis = Mapping[str, Any]
@@ -39,13 +39,10 @@ BOUNDS = {
 
 def diagnosis_content(result: Diagnosis) -> dict[str, Any]:
     """The variables of diagnosis.html, from a diagnosis (see fulldeck.diagnosis.diagnose)."""
-    ms = result["step"]["milliseconds"]
     limit = result["bottleneck"]
     operators, ceilings = result["operators"], result["ceilings"]
     memory = result["memory"]
     kinds = {name: value for name, value in (memory or {}).items() if name not in ("peak", "limit")}
-    bounds = {BOUNDS.get(name, name): share for name, share in result["step"]["bounds"].items()}
-    phases = result["step"]["phases"]
     return {
         "result": result,
         "training": result["kind"] == "training",
@@ -54,8 +51,7 @@ def diagnosis_content(result: Diagnosis) -> dict[str, Any]:
         "limit_name": CLASSES.get(limit["class"], limit["class"]) if limit["clear"] else "no single limit",
         "first": _first(result),
         "tiles": _tiles(result),
-        "phases": waterfall(phases, _milliseconds(phases, ms)),
-        "bounds": waterfall(bounds, _milliseconds(bounds, ms), BOUNDS.get(limit["class"], limit["class"])),
+        "waterfalls": _waterfalls(result),
         "rooflines": [
             (name, roofline(operators, ceilings, *size))
             for name, size in (("wide", WIDE), ("narrow", NARROW))
@@ -71,7 +67,26 @@ def diagnosis_content(result: Diagnosis) -> dict[str, Any]:
     }
 
 
-WHAT = {"training": "a training step", "inference": "a forward pass of one row"}
+WHAT = {"training": "a training step", "inference": "a forward pass"}
+
+
+def _waterfalls(result: Diagnosis) -> list[tuple[str, str, Bars]]:
+    """Title, what the bars are, and the bars: of a step by phase and by limit, of a pass by limit for each batch."""
+    step = result["step"]
+    if result["kind"] == "training":
+        phases = waterfall(step["phases"], _milliseconds(step["phases"], step["milliseconds"]))
+        return [("By phase", "phase", phases), ("By what limits it", "limit", _by_limit(step))]
+    return [
+        (f"{rows} row{'s' if rows != '1' else ''} at once", "limit", _by_limit(one))
+        for rows, one in result["batches"].items()
+    ]
+
+
+def _by_limit(one: Mapping[str, Any]) -> Bars:
+    shares = {BOUNDS.get(name, name): share for name, share in one["bounds"].items()}
+    return waterfall(
+        shares, _milliseconds(shares, one["milliseconds"]), max(shares, key=lambda name: shares[name])
+    )
 
 
 def _milliseconds(shares: Mapping[str, float], ms: float) -> dict[str, str]:
@@ -91,10 +106,17 @@ def _first(result: Diagnosis) -> str:
             f"Measured: with {_listed(improvement['kept'])}, {said(improvement['metric'])} is "
             f"{ratio_text(improvement['ratio'], improvement['interval'])} what it was."
         )
-    best = next((item for item in result["advice"] if item["blocked"] is None), None)
+    best = _best(result)
     if best is None:
         return ""
     return f"To try first: {best['name']}, predicted {said(best['figure'])} {times(best['predicted'])}."
+
+
+def _best(result: Diagnosis) -> Mapping[str, Any] | None:
+    """The first advice that can be followed; one that eases the bottleneck goes before."""
+    free = [item for item in result["advice"] if item["blocked"] is None]
+    easing = [item for item in free if result["bottleneck"]["class"] in item["eases"]]
+    return next(iter(easing or free), None)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -136,7 +158,7 @@ def _gain(result: Diagnosis) -> Tile | None:
         low, high = improvement["interval"]
         note = f"{said(improvement['metric'])}, measured ({times(low)} to {times(high)})"
         return Tile("With what pays", times(improvement["ratio"]), note)
-    best = next((item for item in result["advice"] if item["blocked"] is None), None)
+    best = _best(result)
     if improvement is not None or best is None:
         return None
     return Tile(

@@ -63,4 +63,6 @@ def difference_text(name: str, value: float, interval: Sequence[float]) -> str:
 def _with_interval(estimate: str, interval: Sequence[float], ends: Sequence[str]) -> str:
     if not all(map(math.isfinite, interval)):
         return f"{estimate} (too few measurements for an interval)"
-    return f"{estimate} ({ends[0]} to {ends[1]})" if interval[0] != interval[1] else estimate
+    if interval[0] == interval[1]:
+        return estimate
+    return f"{estimate} ({ends[0]}{NO_BREAK}to{NO_BREAK}{ends[1]})"

@@ -94,7 +94,7 @@ class _Plot:
             "bottom": self.height - BOTTOM,
             "lane": LEFT + LANE / 2 if self.has_lane else None,
             "ticks_x": [(self.x(value), f"{value:g}") for value in self.across.ticks()],
-            "ticks_y": [(self.y(value), si(value, "").strip()) for value in self.up.ticks()],
+            "ticks_y": [(self.y(value), si(value, "")) for value in self.up.ticks()],
             "roofs": roofs,
             "memory": memory,
             "marks": self._marks(),
@@ -154,8 +154,8 @@ class _Plot:
         ]
 
     def _place(self, one: Mapping[str, Any], most: float, others: Sequence[Mark]) -> Mark:
-        y = self.y(self.reached(one))
         r = round(SMALL + (LARGE - SMALL) * math.sqrt(one["milliseconds"] / most), 1)
+        y = min(self.y(self.reached(one)), self.height - BOTTOM - r)
         if one["flops"] and one["intensity"]:
             return self.x(one["intensity"]), y, r
         # In the lane the horizontal place says nothing, so marks may make room for each other.

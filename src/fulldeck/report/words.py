@@ -65,7 +65,7 @@ def si(value: float, unit: str) -> str:
     rounded = float(f"{value:.3g}")
     power = math.floor(math.log10(abs(rounded)) / 3) if rounded and math.isfinite(rounded) else 0
     power = min(max(power, -3), 5)
-    return f"{rounded / 1000.0**power:.3g}{NO_BREAK}{_PREFIXES[power + 3]}{unit}"
+    return f"{rounded / 1000.0**power:.3g}{NO_BREAK}{_PREFIXES[power + 3]}{unit}".strip()
 
 
 _PREFIXES = ("n", "µ", "m", "", "k", "M", "G", "T", "P")
