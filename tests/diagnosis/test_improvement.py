@@ -109,6 +109,30 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_measured
         check_output(tmp_path / "absent" / "better.yaml", force=False)
 
 
+def test_an_interruption_keeps_what_is_there(tmp_path: Path) -> None:
+    def interrupt(text: str) -> None:
+        raise KeyboardInterrupt
+
+    source = tmp_path / "mine.yaml"
+    source.write_text(RECIPE)
+    advised = {name: value for name, value in AMP.items() if name != "verified"} | {"blocked": None}
+    result = improve(
+        read_recipe(source), source, {"advice": [advised]}, tmp_path / "better.yaml", tell=interrupt
+    )
+    assert result["improvement"]["status"] == "interrupted"
+    assert result["improvement"]["output"] is None
+    assert result["advice"] == [advised]
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+def test_other_figures_than_those_of_training_are_not_measured(tmp_path: Path) -> None:
+    source = tmp_path / "mine.yaml"
+    source.write_text(RECIPE)
+    size = {"name": "post_training_quantization", "figure": "artifact_bytes", "blocked": None}
+    result = improve(read_recipe(source), source, {"advice": [size]}, tmp_path / "better.yaml")
+    assert result["improvement"] == {"status": "finished", "kept": [], "output": None, "metric": "step_time"}
+
+
 PLUGIN = '''"""Leave out a delay that is in the model."""
 
 from __future__ import annotations

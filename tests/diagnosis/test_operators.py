@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fulldeck.diagnosis.ceilings import Ceilings
-from fulldeck.diagnosis.operators import Work, WorkCounter, bound_of, timed_operators
+from fulldeck.diagnosis.operators import bound_of, timed_operators
+from fulldeck.diagnosis.work import Work, WorkCounter
 from fulldeck.errors import RunFailed
 
 MACHINE = Ceilings({"float32": 1e11, "bfloat16": 2e11}, 1e10, 1e-6)

@@ -21,14 +21,9 @@ from fulldeck.diagnosis.bottleneck import split_by_bound
 from fulldeck.diagnosis.ceilings import Ceilings, ceilings
 from fulldeck.diagnosis.findings import Findings
 from fulldeck.diagnosis.memory import SavedForBackward, memory_by_kind, size_of
-from fulldeck.diagnosis.operators import (
-    RANGE,
-    Recorder,
-    WorkCounter,
-    timed_operators,
-    tried_in_bfloat16,
-)
+from fulldeck.diagnosis.operators import RANGE, Recorder, timed_operators
 from fulldeck.diagnosis.pipeline_alone import measure_pipeline
+from fulldeck.diagnosis.work import WorkCounter, tried_in_bfloat16
 from fulldeck.errors import BadInput, RunFailed
 from fulldeck.pipeline import run
 from fulldeck.step_clock import BACKWARD, PHASES

@@ -28,8 +28,9 @@ that a key names, shares and ratios have 1 for the whole or for no change.
                     about it, or null
     beside          further findings, each as bottleneck has it but without clear (padding, recompiles)
     advice          what eases the bottleneck before the rest, each by predicted effect: {"name", "number",
-                    "parameters", "figure" (step_time, latency, artifact_bytes, ...), "predicted" (ratio), "reason", "cost", "eases",
-                    "blocked" (why it cannot be added, or null)}, and once verified also "verified"
+                    "parameters", "figure" (step_time, latency, artifact_bytes, ...), "predicted" (ratio),
+                    "reason", "cost", "eases" (classes), "blocked" (why it cannot be added, or null)}, and
+                    once verified also "verified"
     verified        of one: {"verdict" (as `fulldeck verify` gives it, or "not measured"), "reason" (or null),
                     "kept", "missed" (true: the prediction was off by more than NEAR; null: not comparable)} and,
                     if measured, {"metric", "ratio" (or null), "interval": [low, high] (null where there were too

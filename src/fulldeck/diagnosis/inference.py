@@ -20,8 +20,9 @@ from fulldeck.diagnosis.ceilings import ceilings
 from fulldeck.diagnosis.chains import fusible_chains
 from fulldeck.diagnosis.diagnose import report
 from fulldeck.diagnosis.findings import RARE, Findings
-from fulldeck.diagnosis.operators import RANGE, Recorder, WorkCounter, timed_operators
+from fulldeck.diagnosis.operators import RANGE, Recorder, timed_operators
 from fulldeck.diagnosis.precision import TOLERATED, precision_of_layers
+from fulldeck.diagnosis.work import WorkCounter
 from fulldeck.engines import available
 from fulldeck.errors import BadInput
 from fulldeck.loader import as_tensors
