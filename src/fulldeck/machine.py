@@ -14,6 +14,8 @@ import torch
 from fulldeck import __version__
 
 _VERSIONS = ("torch", "numpy", "onnx", "onnxruntime")
+_peaks_before: dict[str, int] = {}
+"""By type of device, what `reset_peak` made the system forget."""
 
 
 def describe_machine() -> dict[str, Any]:
@@ -32,12 +34,28 @@ def describe_machine() -> dict[str, Any]:
 
 def peak_memory(device: torch.device) -> int:
     """Most bytes that were in use at once: by tensors of an accelerator, else by this whole process."""
+    return max(recent_peak(device), _peaks_before.get(device.type, 0))
+
+
+def recent_peak(device: torch.device) -> int:
+    """The same since the last `reset_peak`."""
     if device.type != "cpu":
         return int(torch.accelerator.max_memory_allocated(device))
     status = Path("/proc/self/status")
     if status.is_file():
         return 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
     return int(psutil.Process().memory_info().rss)
+
+
+def reset_peak(device: torch.device) -> None:
+    """Let `recent_peak` begin with what is in use now (on a CPU: Linux only)."""
+    _peaks_before[device.type] = peak_memory(device)
+    if device.type != "cpu":
+        torch.accelerator.reset_peak_memory_stats(device)
+        return
+    resets = Path("/proc/self/clear_refs")
+    if resets.is_file():
+        resets.write_text("5")  # the kernel's code for "forget the high-water mark"
 
 
 def resident_memory(process: int) -> int:

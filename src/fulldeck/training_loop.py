@@ -202,8 +202,8 @@ class TrainingLoop:
         return planned if self.max_steps is None else min(planned, self.max_steps)
 
     def forward(self, part: Part) -> None:
-        """The forward phase with all its wrappers; also for a second pass in one step."""
-        self._phase_forward(part)
+        """The forward phase with all its wrappers so far: for a second pass in one step, or before training."""
+        self._hooks.compose("forward", self._forward)(part)
 
     @contextmanager
     def deployed(self) -> Iterator[nn.Module]:
@@ -312,6 +312,7 @@ class TrainingLoop:
             self._phase_part(part)
             for handler in self._after_backward:
                 handler(part)
+            part.outputs = None  # logits can be as large as all else; they are not held while others come
             assert part.loss is not None
             # Not detached where it need not be: that alone costs microseconds.
             loss = part.loss if part.share == 1.0 else loss + part.loss.detach() * part.share
