@@ -86,24 +86,24 @@ def measure_ceilings(device: torch.device) -> Ceilings:
     rates: dict[str, float] = {}
     for name in FLOATS:
         matrix = torch.ones(side, side, dtype=getattr(torch, name), device=device)
-        rates[name] = 2 * side**3 / best_time(lambda matrix=matrix: matrix @ matrix, device)  # type: ignore[misc]
+        rates[name] = 2 * side**3 / best_time(lambda matrix=matrix: matrix @ matrix, device, SECONDS_EACH)  # type: ignore[misc]
     whole = torch.ones(side, side, dtype=torch.int8, device=device)
     with suppress(RuntimeError, NotImplementedError):  # not on every device
-        rates[INT8] = 2 * side**3 / best_time(lambda: torch._int_mm(whole, whole), device)
+        rates[INT8] = 2 * side**3 / best_time(lambda: torch._int_mm(whole, whole), device, SECONDS_EACH)
     size = COPIED.get(device.type, COPIED_ON_ACCELERATOR)
     source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    copied = 2 * size / best_time(lambda: target.copy_(source), device)
+    copied = 2 * size / best_time(lambda: target.copy_(source), device, SECONDS_EACH)
     number = torch.ones(1, device=device)
 
     def launch() -> None:
         for _ in range(LAUNCHES):
             number.neg()
 
-    return Ceilings(rates, copied, best_time(launch, device) / LAUNCHES)
+    return Ceilings(rates, copied, best_time(launch, device, SECONDS_EACH) / LAUNCHES)
 
 
-def best_time(work: Callable[[], object], device: torch.device, seconds: float = SECONDS_EACH) -> float:
+def best_time(work: Callable[[], object], device: torch.device, seconds: float) -> float:
     """Seconds of the fastest of the calls that fit into `seconds`, at least two."""
     best = float("inf")
     end = time.perf_counter() + seconds
