@@ -229,8 +229,7 @@ def _reasons(step: Step, edges: Sequence[_Edge], written: Mapping[str, int]) -> 
     before: Mapping[str, str] = {edge.then: edge.reason for edge in edges if edge.first == step.label}
     if before:
         return tuple(f"before {then}: {reason}" for then, reason in before.items())
-    doors = step.instruction.doors()
-    return (f"as in the recipe, among those whose first door is {doors[0]}" if doors else "as in the recipe",)
+    return ("no rule orders it: kept in the recipe's order",)
 
 
 def _cycle(steps: Sequence[Step], edges: Sequence[_Edge]) -> list[_Edge]:

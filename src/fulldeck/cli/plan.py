@@ -7,11 +7,14 @@ from fulldeck.cli.run import Recipe, Settings
 
 EXAMPLE = "fulldeck plan digits --set instructions.lr_scheduler.optional=true"
 
+WHEN = {"prepare": "data", "attach": "training", "optimise": "conversion", "configure": "server"}
+"""What is worked on when a door of an instruction is opened."""
+
 
 def command(recipe: Recipe, settings: Settings = [], json: Json = False) -> None:  # noqa: B006
     """Show the order of a recipe's instructions.
 
-    Each stands with the doors that it opens and the reason for its place; one that the recipe calls
+    Each stands with when it acts and the reason for its place; one that the recipe calls
     optional and that cannot act here is shown as skipped. If the recipe cannot be run, every problem is
     named at once, with file and line. Nothing is read but the recipe.
     """
@@ -28,9 +31,9 @@ def command(recipe: Recipe, settings: Settings = [], json: Json = False) -> None
         (
             f"{step.instruction.card.number:02d}",
             step.label,
-            ", ".join(step.instruction.doors()),
+            ", ".join(WHEN[door] for door in step.instruction.doors()),
             "; ".join(step.reasons) if step.skipped is None else f"skipped: {step.skipped}",
         )
         for step in plan.steps
     ]
-    write_table(("no", "instruction", "doors", "why here"), rows)
+    write_table(("no", "instruction", "when", "why here"), rows)
