@@ -23,6 +23,10 @@ from fulldeck.token_mean import score
 MAX_ROWS, MAX_VALUES = 2_000, 2**26
 """Validation rows that a candidate is judged on, and values that their outputs may have together (a
 language model has as many for each token as its vocabulary is large); more would change little."""
+NEARLY_ALL = 0.98
+"""Share of equal answers below which a conversion is remarked on."""
+SLOWER = 1.2
+"""Ratio of latencies from which a conversion is remarked on; below, it may be noise."""
 LATENCY_RUNS, LATENCY_SECONDS = 50, 2.0
 """Latency is measured so often, or for so long: a large model needs no more."""
 
@@ -113,6 +117,18 @@ def agreement(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
     if one.ndim > 1 and one.shape[-1] > 1:
         return float((one.argmax(axis=-1) == other.argmax(axis=-1)).mean())
     return float((np.abs(one - other) <= 0.01 * (one.std() + 1e-12)).mean())
+
+
+def cautions(before: Measured, after: Measured) -> list[str]:
+    """What keeps to the tolerance, and the user should know all the same."""
+    found = []
+    if (agreed := agreement(before.outputs, after.outputs)) < NEARLY_ALL:
+        values = after.outputs.ndim == 1 or after.outputs.shape[-1] == 1
+        same = "within 1 % of their spread of what they were" if values else "what they were"
+        found.append(f"only {agreed:.1%} of the answers are {same}")
+    if after.latency_ms > SLOWER * before.latency_ms:
+        found.append(f"one answer takes {after.latency_ms:.3g} ms, and took {before.latency_ms:.3g}")
+    return found
 
 
 def breaches(before: Measured, after: Measured, tolerance: Tolerance) -> list[str]:

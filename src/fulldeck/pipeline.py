@@ -32,7 +32,7 @@ from fulldeck.device import cpu_threads, pick_device
 from fulldeck.errors import BadInput, CannotAct, RunFailed
 from fulldeck.evaluation import evaluate
 from fulldeck.files import write_json
-from fulldeck.gate import breaches, changes, judged_rows, measure, scores, scores_of_many
+from fulldeck.gate import breaches, cautions, changes, judged_rows, measure, scores, scores_of_many
 from fulldeck.instruction import Instruction, Situation
 from fulldeck.loader import BatchLoader, ShuffledSampler
 from fulldeck.machine import describe_machine, peak_memory
@@ -286,6 +286,8 @@ class Execution:
                 continue
             after = measure(after_step, metrics)
             self._applied(step, changes(before, after))
+            for caution in cautions(before, after):
+                self._note(f"after {step.label}, {caution}")
             broken = breaches(before, after, step.instruction.tolerance())
             if broken:
                 text = f"{step.label} broke its tolerance: {'; '.join(broken)}"

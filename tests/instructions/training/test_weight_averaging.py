@@ -118,7 +118,7 @@ def shuffled():
 
 
 def test_evaluation_sees_what_is_shipped():
-    training = loop(WeightAveraging(decay=0.9), epochs=2, validation=batches(2))
+    training = loop(WeightAveraging(decay=0.9, unless_worse=False), epochs=2, validation=batches(2))
     shipped = training.fit().eval()
     inputs = torch.cat([inputs for inputs, _ in batches(2)])
     targets = torch.cat([targets for _, targets in batches(2)])
@@ -128,6 +128,19 @@ def test_evaluation_sees_what_is_shipped():
     reported = training.reported["weight_averaging"]["validation_loss"]
     assert reported["after"] == pytest.approx(loss, rel=1e-5)
     assert reported["before"] != pytest.approx(loss, rel=1e-3)
+
+
+def test_an_average_that_is_worse_is_not_shipped():
+    """A slow average of a model that still learns lags behind it."""
+    slow = {"decay": 0.9999, "decay_warmup": False}
+    training = loop(WeightAveraging(**slow), epochs=4, validation=batches(2))
+    shipped = training.fit()
+    assert all(
+        torch.equal(a, b) for a, b in zip(shipped.parameters(), training.model.parameters(), strict=True)
+    )
+    assert any("the last ones are handed over" in note for note in training.notes)
+    figures = training.reported["weight_averaging"]["validation_loss"]
+    assert figures["after"] == figures["before"] < training.history[-1]["validation_loss"]
 
 
 def test_averaging_helps_where_the_rate_stays_high():
@@ -334,7 +347,7 @@ def test_it_goes_before_what_merges_adapters(right_order):
 def test_a_rate_that_ends_near_zero_is_noted(kind, noted):
     training = loop(LrScheduler(kind=kind), WeightAveraging(), epochs=5, validation=batches(2))
     training.fit()
-    assert any("the learning rate ended at" in note for note in training.notes) == noted
+    assert any("where the learning rate ends low" in note for note in training.notes) == noted
 
 
 def test_an_unknown_kind_is_refused_in_one_line():

@@ -83,6 +83,9 @@ class WeightAveraging(Instruction):
     batch_norm: Literal["auto", "average", "recalculate"] = param(
         "auto", doc="Running statistics of batch-norm; auto recalculates for swa and averages otherwise."
     )
+    unless_worse: bool = param(
+        True, doc="Hand over the last weights where the average's validation loss is higher, and say so."
+    )
 
     def attach(self, loop: TrainingLoop) -> None:
         """Average after each step; evaluate and hand over the average.
@@ -109,16 +112,23 @@ class WeightAveraging(Instruction):
         def compare() -> None:
             if loop.validation is None or average.count == 0 or not loop.history:
                 return
+            average.paused = True
+            last = loop.evaluate(loop.validation)
+            averaged = {name: loop.history[-1][f"validation_{name}"] for name in last}
+            average.paused = self.unless_worse and averaged["loss"] > last["loss"]
+            for name, value in last.items():
+                after = value if average.paused else averaged[name]
+                figures[f"validation_{name}"] = {"before": value, "after": after}
+            if average.paused:
+                loop.notes.append(
+                    f"the average of the weights has a validation loss of {averaged['loss']:.4g}, the last "
+                    f"weights {last['loss']:.4g}: the last ones are handed over"
+                )
             if (left := _rate_left(loop)) <= _LOW_RATE:
                 loop.notes.append(
-                    f"weight_averaging: the learning rate ended at {left:.1%} of its highest, where averaging "
-                    "gains little; it is for rates that end high (lr_scheduler.min_lr_ratio, or kind: constant)"
+                    f"weight_averaging gains little where the learning rate ends low, here at {left:.1%} of its "
+                    "highest: leave it out, or let the rate end higher (lr_scheduler: {min_lr_ratio: 0.1})"
                 )
-            average.paused = True
-            for name, value in loop.evaluate(loop.validation).items():
-                averaged = loop.history[-1][f"validation_{name}"]
-                figures[f"validation_{name}"] = {"before": value, "after": averaged}
-            average.paused = False
 
         loop.keep(average)
         loop.on("ready", average.restart)
