@@ -131,7 +131,9 @@ def said(figure: Mapping[str, Any]) -> str:
     holds = {True: "holds", False: "does not hold", None: "open"}[figure["claim_holds"]]
     peer = f"{figure['peer']}: " if "peer" in figure else ""
     claimed = f"; claimed {figure['claim']}: {holds}" if "peer" not in figure else ""
-    return f"{peer}{figure['metric']} {effect}, {figure['rounds']} rounds{claimed}"
+    return (
+        f"{peer}{figure['metric']} {effect}, {figure['rounds']} {figure.get('repeated', 'rounds')}{claimed}"
+    )
 
 
 def write_contributions(result: Mapping[str, Any]) -> None:

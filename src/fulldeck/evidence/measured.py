@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from fulldeck.errors import BadInput
 from fulldeck.evidence.claim import Claim
@@ -65,6 +65,7 @@ class Measured:
     control: Interval | None = None
     reason: str | None = None
     ended: str | None = None
+    repeated: Literal["rounds", "seeds", "processes"] = "rounds"
     peers: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -80,6 +81,7 @@ class Measured:
             "baseline": self.baseline,
             "treatment": self.treatment,
             "rounds": self.rounds,
+            "repeated": self.repeated,
         }
         if scale == "difference" and self.baseline:
             value["ratio"] = self.treatment / self.baseline
@@ -90,6 +92,9 @@ class Measured:
             }
         if self.reason is not None:
             value["reason"] = self.reason
+        elif self.verdict == "no difference":
+            margin = MARGIN if scale == "ratio" else MARGIN_OF_DIFFERENCE
+            value["reason"] = f"all of the interval lies within {margin:g} of none, which counts as none"
         return value
 
     def _holds(self) -> bool | None:
@@ -134,7 +139,7 @@ def timed(metric: str, claim: Claim, recipes: Mapping[str, Recipe], setting: Set
         control,
         reason,
         rounds.ended,
-        {name: _beside(name, metric, rounds) for name in setting.peers},
+        peers={name: _beside(name, metric, rounds) for name in setting.peers},
     )
 
 
@@ -184,6 +189,7 @@ def memory(claim: Claim, recipes: Mapping[str, Recipe], setting: Setting) -> Mea
         count,
         peaks,
         ended=found.ended,
+        repeated="processes",
     )
 
 
@@ -208,7 +214,9 @@ def outcomes(metric: str, claim: Claim, seeds: Seeds) -> Measured:
         # A figure that only the treatment has: there is nothing to compare it with but the claim.
         holds = claim.holds(_estimate(treatment))
         verdict: Verdict = "helps" if holds else "inconclusive" if holds is None else "hurts"
-        return Measured(metric, claim, _point(mean), None, mean, verdict, count, samples, ended=seeds.ended)
+        return Measured(
+            metric, claim, _point(mean), None, mean, verdict, count, samples, None, None, seeds.ended, "seeds"
+        )
     if claim.scale == "ratio":
         pairs = [one / other for one, other in zip(treatment, baseline, strict=True)]
     else:
@@ -232,6 +240,7 @@ def outcomes(metric: str, claim: Claim, seeds: Seeds) -> Measured:
         samples,
         reason=reason,
         ended=seeds.ended,
+        repeated="seeds",
     )
 
 
