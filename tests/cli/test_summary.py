@@ -20,6 +20,12 @@ RESULT = {
                 "agreement": {"after": 1.0},
             },
         },
+        {
+            "name": "amp_optimizer",
+            "number": 18,
+            "status": "applied",
+            "changes": {"low_precision_flops": {"before": 0.0, "after": 1.0}},
+        },
         {"name": "amp_optimizer", "number": 18, "status": "skipped", "reason": "no bfloat16", "changes": {}},
     ],
     "artifacts": [{"path": "artifacts/model.onnx", "kind": "onnx", "bytes": 301_000, "precision": "fp32"}],
@@ -33,17 +39,18 @@ def test_everything_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     shown = capsys.readouterr().out
     for text in (
         "32  onnx_export",
-        "latency 1 ms -> 0.1 ms (0.1x)",
-        "agreement 1",
+        "latency 1 ms -> 0.1 ms, 10x faster",
+        "same predictions 100.00 %",
+        "arithmetic in 16 bits 0.00 % -> 100.00 %",
         "skipped: no bfloat16",
-        "test: accuracy 0.99",
+        "test: accuracy 99.00 %",
         "artifacts/model.onnx: fp32 onnx, 301 kB",
         "100 requests to a real server, 100.0% equal answers, p50 1.20 ms, p99 2.00 ms",
         "\nfulldeck serve runs/20261123-141500-digits\n",
         "\nfulldeck predict runs/20261123-141500-digits INPUT\n",
     ):
         assert text in shown
-    assert "accuracy 0.99 -> 0.99" not in shown, "what did not change is left out"
+    assert "accuracy 99.00 % -> " not in shown, "what did not change is left out"
 
 
 def test_without_a_package_it_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,4 +78,4 @@ def test_it_fits(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
 
 def test_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     write_line(RESULT)
-    assert capsys.readouterr().out == "runs/20261123-141500-digits  test: accuracy 0.99\n"
+    assert capsys.readouterr().out == "runs/20261123-141500-digits  test: accuracy 99.00 %\n"

@@ -40,8 +40,9 @@ def test_ratios_in_words(name: str, before: object, after: object, text: str) ->
 
 
 def test_names() -> None:
-    assert [said(name) for name in ("latency_ms", "bytes", "lr", "validation_r2")] == [
+    assert [said(name) for name in ("latency_ms", "agreement", "bytes", "lr", "validation_r2")] == [
         "latency",
+        "same predictions",
         "size",
         "learning rate",
         "validation R²",

@@ -9,14 +9,14 @@ from typing import Any
 
 import typer
 
-from fulldeck.cli.output import figure, size, write_table, write_text
+from fulldeck.cli.output import size, write_table, write_text
+from fulldeck.report.words import NO_BREAK, NO_CHANGE, ratio, said, shown
 
 
 def write_line(result: Mapping[str, Any]) -> None:
     """The result of a run as one line: its folder, and the metrics of the last split."""
     split, figures = list(result["metrics"].items())[-1]
-    said = ", ".join(f"{name} {figure(name, value)}" for name, value in figures.items())
-    typer.echo(f"{result['run']}  {split}: {said}")
+    typer.echo(f"{result['run']}  {_metrics(split, figures)}")
 
 
 def write_summary(result: Mapping[str, Any]) -> None:
@@ -30,9 +30,7 @@ def write_summary(result: Mapping[str, Any]) -> None:
     write_table(("no", "instruction", "before -> after"), rows)
     typer.echo()
     for split, figures in result["metrics"].items():
-        write_text(
-            f"{split}: {', '.join(f'{name} {figure(name, value)}' for name, value in figures.items())}"
-        )
+        write_text(_metrics(split, figures))
     for artifact in result["artifacts"]:
         write_text(
             f"{artifact['path']}: {artifact['precision']} {artifact['kind']}, {size(artifact['bytes'])}"
@@ -54,20 +52,26 @@ def _changes(item: Mapping[str, Any]) -> list[str]:
         return [f"skipped: {item.get('reason', '')}"]
     lines = []
     for name, value in item["changes"].items():
-        said = name.removesuffix("_ms").replace("_", " ")
         before, after = value.get("before"), value.get("after")
         if before is None:
-            lines.append(f"{said} {figure(name, after)}")
-        elif before != after:
-            lines.append(f"{said} {figure(name, before)} -> {figure(name, after)}{_ratio(before, after)}")
+            lines.append(_typed(f"{said(name)} {shown(name, after)}"))
+        elif shown(name, before) != shown(name, after):
+            compared = ratio(name, before, after)
+            worth_saying = f", {compared}" if compared not in ("", NO_CHANGE) else ""
+            words = f"{said(name)} {shown(name, before)} -> {shown(name, after)}{worth_saying}"
+            lines.append(_typed(words))
     return lines or [item["status"]]
 
 
-def _ratio(before: Any, after: Any) -> str:
-    numbers = all(isinstance(value, (int, float)) and value > 0 for value in (before, after))
-    ratio = after / before if numbers else 1.0
-    worth_saying = 0.01 <= ratio <= 0.67 or 1.5 <= ratio <= 100
-    return f" ({ratio:.2g}x)" if worth_saying else ""
+def _metrics(split: str, figures: Mapping[str, float]) -> str:
+    return _typed(
+        f"{split}: {', '.join(f'{said(name)} {shown(name, value)}' for name, value in figures.items())}"
+    )
+
+
+def _typed(text: str) -> str:
+    """A page's text in characters that a keyboard has, so that it can be searched for."""
+    return text.replace(NO_BREAK, " ").replace("×", "x")
 
 
 def _next(result: Mapping[str, Any]) -> list[str]:

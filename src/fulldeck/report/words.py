@@ -21,6 +21,8 @@ def is_share(name: str) -> bool:
 
 def said(name: str) -> str:
     """A figure's name in words: `validation_accuracy` is "validation accuracy"."""
+    if name in _PHRASES:
+        return _PHRASES[name]
     for ending in ("_ms", "_bytes"):
         name = name.removesuffix(ending)
     return " ".join(_WORDS.get(word, word) for word in name.split("_"))
@@ -32,6 +34,11 @@ def titled(name: str) -> str:
     return words[:1].upper() + words[1:]
 
 
+_PHRASES = {
+    "agreement": "same predictions",
+    "difference": "largest difference",
+    "low_precision_flops": "arithmetic in 16 bits",
+}
 _WORDS = {
     "artifact": "artifact size",
     "bytes": "size",
