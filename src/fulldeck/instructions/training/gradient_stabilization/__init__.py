@@ -94,6 +94,6 @@ class GradientStabilization(Instruction):
         loop.on("hand_over", guard.release)
 
     def prove(self, outcome: Outcome) -> float:
-        """accuracy_with_spikes: of a training with corrupt batches, on validation data."""
+        """accuracy_with_spikes: of a training with planted spikes, on validation data."""
         guarded = any(entry.instruction.card.name == self.card.name for entry in outcome.recipe.entries)
         return planted_spikes.metric_after_spikes(outcome, self if guarded else None)

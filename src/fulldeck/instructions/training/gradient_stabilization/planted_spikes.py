@@ -1,4 +1,4 @@
-"""What spikes cost: a training on the same data, in which a few batches are corrupt."""
+"""What spikes cost: a training on the same data, in which the gradient of a few batches is far too large."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from fulldeck.loader import BatchLoader, ShuffledSampler
 from fulldeck.training_loop import TrainingLoop
 
 if TYPE_CHECKING:
-    from fulldeck.batch import Batch
+    from fulldeck.batch import Part
     from fulldeck.evidence.outcome import Outcome
 
 EPOCHS = 8
 EVERY = 40
-"""One batch in so many is corrupt, in the later half of the training too."""
+"""One batch in so many has a spike."""
 STRENGTH = 1000.0
 
 
 def metric_after_spikes(outcome: Outcome, guard: Instruction | None) -> float:
-    """Train `outcome`'s workload for EPOCHS with every EVERYth batch's inputs times STRENGTH, behind `guard`.
+    """Train `outcome`'s workload for EPOCHS with every EVERYth gradient times STRENGTH, behind `guard`.
 
     Returns the workload's first metric on validation data.
     """
@@ -48,10 +48,11 @@ def metric_after_spikes(outcome: Outcome, guard: Instruction | None) -> float:
         device=settings["device"],
     )
 
-    def corrupt(batch: Batch) -> None:
-        if loop.step % EVERY == EVERY - 1 and isinstance(batch.inputs, torch.Tensor):
-            batch.inputs = batch.inputs * STRENGTH
+    def spike(part: Part) -> None:
+        if loop.step % EVERY == EVERY - 1:
+            assert part.loss is not None
+            part.loss = part.loss * STRENGTH
 
-    loop.on("batch_start", corrupt)
+    loop.on("after_forward", spike)
     loop.fit()
     return loop.history[-1][f"validation_{next(iter(loop.metrics))}"]
