@@ -50,6 +50,12 @@ def test_every_line_has_its_reason(digits: Inspection, tmp_path: Path) -> None:
     assert max(map(len, lines)) <= 100
 
 
+def test_the_rate_does_not_end_where_an_average_gains_nothing(digits: Inspection, tmp_path: Path) -> None:
+    text = write_first_recipe(digits, "balanced", tmp_path / "r.yaml").text
+    assert "  - lr_scheduler: {min_lr_ratio: 0.1}\n" in text
+    assert "  - weight_averaging" in text
+
+
 def test_small_data_get_small_batches_and_may_break_a_tolerance(tmp_path: Path) -> None:
     path = tmp_path / "shapes.npz"
     rng = np.random.default_rng(0)

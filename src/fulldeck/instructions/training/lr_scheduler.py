@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
@@ -38,6 +38,7 @@ from fulldeck.instruction import GOALS, Evidence, Instruction, instruction, para
 
 if TYPE_CHECKING:
     from fulldeck.batch import Batch
+    from fulldeck.data import Data
     from fulldeck.training_loop import TrainingLoop
 
 Kind = Literal["cosine", "one_cycle", "warmup_stable_decay", "linear", "polynomial", "plateau", "constant"]
@@ -77,6 +78,11 @@ class LrScheduler(Instruction):
     scaling: Literal["linear", "square_root"] = param(
         "square_root", doc="Rule for `reference_batch`: linear suits SGD, square_root Adam and its kin."
     )
+
+    @classmethod
+    def suggest(cls, data: Data) -> tuple[Self, str]:
+        """A rate that does not end at zero, where averages of the weights would gain nothing."""
+        return cls(min_lr_ratio=0.1), "the rate ends at a tenth, so that averages of the weights still gain"
 
     def attach(self, loop: TrainingLoop) -> None:
         """Schedule every optimizer of the loop.
