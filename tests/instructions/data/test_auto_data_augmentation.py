@@ -386,5 +386,7 @@ def test_it_cannot_act_on_tables_nor_mix_for_regression() -> None:
     assert "image data" in str(
         instruction.cannot(Situation(kind="table", task="classification", device="cpu"))
     )
+    table = Situation(kind="table", task="regression", device="cpu")
+    assert "works on image data" in str(instruction.cannot(table)), "not what to write, which would fail too"
     assert "mix: none" in str(instruction.cannot(Situation(kind="image", task="regression", device="cpu")))
     assert instruction.cannot(Situation(kind="image", task="classification", device="cpu")) is None

@@ -126,9 +126,11 @@ class AutoDataAugmentation(Instruction):
         return self
 
     def cannot(self, situation: Situation) -> str | None:
+        if (reason := super().cannot(situation)) is not None:
+            return reason
         if situation.task == "regression" and (self.mix != "none" or self.magnitude == "auto"):
             return "needs classes for mix and magnitude: auto; write mix: none and a magnitude from 0 to 1"
-        return super().cannot(situation)
+        return None
 
     def prove(self, outcome: Outcome) -> float:
         """corruption_accuracy: on test images under corruptions that no policy applies in training."""
