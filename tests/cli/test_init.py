@@ -62,10 +62,14 @@ def test_it_asks_on_a_terminal(cli: Cli, data: Path, tmp_path: Path, monkeypatch
 
 
 def test_without_a_terminal_it_says_which_flags_to_give(cli: Cli, data: Path, tmp_path: Path) -> None:
-    for words in ([], ["--data", data]):
+    for words, absent in (
+        ([], "--data PATH and --yes (or --goal GOAL)"),
+        (["--data", data], "--yes (or --goal GOAL)"),
+        (["--goal", "small"], "--data PATH"),
+    ):
         answer = cli("init", *words, "--out", tmp_path / "r.yaml")
         assert (answer.code, answer.out) == (2, "")
-        assert "there is no terminal to ask on; give --data PATH and --yes" in answer.err
+        assert answer.err == f"error: there is no terminal to ask on; give {absent}\n"
     assert "give --data PATH" in cli("init", "--yes", "--out", tmp_path / "r.yaml").err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["people.csv"]
 

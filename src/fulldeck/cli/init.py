@@ -71,9 +71,8 @@ def command(
         raise BadInput(f"{out.parent} is not a folder; make it first, or choose another with --out")
     ask = not yes and not json and sys.stdin.isatty()
     if not ask and not yes and None in (data, goal):
-        raise BadInput(
-            "there is no terminal to ask on; give --data PATH and --yes (or --goal, --task, --target)"
-        )
+        absent = ["--data PATH"] * (data is None) + ["--yes (or --goal GOAL)"] * (goal is None)
+        raise BadInput(f"there is no terminal to ask on; give {' and '.join(absent)}")
     if data is None:
         if not ask:
             raise BadInput("--yes takes what is inferred, but not the data; give --data PATH")
