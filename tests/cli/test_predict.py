@@ -101,6 +101,13 @@ def test_what_input_means_for_each_kind_of_model(tmp_path: Path) -> None:
         read_item(image, "photo.png")
     with pytest.raises(BadInput, match="INPUT must be a JSON list"):
         read_item(tensor, "1, 2")
+    with pytest.raises(
+        BadInput, match=r"^none\.json does not exist; INPUT is a JSON list, or a file with it$"
+    ):
+        read_item(tensor, "none.json")
+    (tmp_path / "bad.json").write_text("1, 2")
+    with pytest.raises(BadInput, match="INPUT must be a JSON list, or a file with it: Extra data"):
+        read_item(tensor, str(tmp_path / "bad.json"))
 
 
 def test_a_mistyped_file_is_not_taken_for_a_text(tmp_path: Path) -> None:

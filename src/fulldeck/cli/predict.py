@@ -87,6 +87,8 @@ def read_item(encoder: Encoder, item: str) -> bytes | str | dict[str, Any] | lis
         value = json_module.loads(text)
     except (ValueError, RecursionError) as error:
         what = 'a JSON object of columns, such as {"age": 31}' if encoder.kind == "table" else "a JSON list"
+        if not is_file and looks_like_path(item):
+            raise BadInput(f"{item} does not exist; INPUT is {what}, or a file with it") from None
         raise BadInput(f"INPUT must be {what}, or a file with it: {error}") from None
     if not isinstance(value, (dict, list)):
         raise BadInput("INPUT must be a JSON object or list")
