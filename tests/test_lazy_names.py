@@ -22,6 +22,8 @@ def test_no_name_hides_a_module() -> None:
 def test_an_unknown_name_offers_the_closest() -> None:
     with pytest.raises(AttributeError, match=r"no attribute 'OnnxExprt'; did you mean OnnxExport\?"):
         _ = fulldeck.OnnxExprt
+    with pytest.raises(AttributeError, match=r"no attribute 'nosuch'; dir\(fulldeck\) lists those"):
+        _ = fulldeck.nosuch
     with pytest.raises(ImportError):
         from fulldeck import TrainingLop  # noqa: F401
     assert not hasattr(fulldeck, "__wrapped__")

@@ -64,6 +64,10 @@ def test_shipped_recipes_are_found_by_name() -> None:
             "workloads: digits\n",
             'unknown key "workloads" in a recipe; did you mean workload? (recipe.yaml:1)',
         ),
+        (
+            "workload: digits\nepochs: 3\n",
+            'unknown key "epochs" in a recipe; did you mean train.epochs? (recipe.yaml:2)',
+        ),
         ("workload: digits\ntrain: {epochs: 0}\n", "train.epochs must be at least 1, got 0. (recipe.yaml:2)"),
         ("workload: digits\ntrain: {epochs: true}\n", "train.epochs must be a valid integer, got True."),
         (

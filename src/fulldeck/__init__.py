@@ -45,7 +45,7 @@ def __getattr__(name: str) -> Any:
         if name not in modules:
             from fulldeck.errors import closest
 
-            near = closest(name, (*NAMES, *modules))
+            near = closest(name, (*NAMES, *modules)) or "; dir(fulldeck) lists those that there are"
             raise AttributeError(f"module 'fulldeck' has no attribute '{name}'{near}")
         value = getattr(import_module(modules[name]), name)
     globals()[name] = value
