@@ -20,7 +20,7 @@ def test_results_as_a_list_and_as_a_page(cli: Cli, tmp_path: Path) -> None:
     assert answer.code == 0
     assert "inconclusive" in answer.out
     assert answer.out.splitlines()[-1] == str(page)
-    assert "7 instructions were measured" in page.read_text()
+    assert "7 measurements against" in page.read_text()
     assert "digits-robust" in page.read_text()
     answer = cli("evidence", "--out", tmp_path / "kept", "--page", page, "--json")
     assert len(answer.json) == len(evidence())

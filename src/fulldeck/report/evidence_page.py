@@ -13,12 +13,12 @@ from fulldeck.report.words import is_share, said, titled
 
 Result = Mapping[str, Any]
 VERDICTS = {
-    "helps": ("helps", "help"),
-    "no difference": ("makes no difference", "make no difference"),
-    "hurts": ("hurts", "hurt"),
-    "inconclusive": ("is inconclusive", "are inconclusive"),
+    "helps": "helps",
+    "no difference": "makes no difference",
+    "hurts": "hurts",
+    "inconclusive": "is undecided",
 }
-"""How one and how several are spoken of."""
+"""What is said of an instruction, in this order."""
 
 
 def evidence_content(results: Sequence[Result], contributions: Sequence[Result]) -> dict[str, Any]:
@@ -37,16 +37,12 @@ def _sentence(results: Sequence[Result]) -> str:
     if not results:
         return ""
     count = Counter(result["verdict"] for result in results)
-    parts = [
-        f"{count[verdict]} {words[count[verdict] > 1]}"
-        for verdict, words in VERDICTS.items()
-        if count[verdict]
-    ]
+    parts = [f"{words} in {count[verdict]}" for verdict, words in VERDICTS.items() if count[verdict]]
     held = sum(result["claim_holds"] is True for result in results)
-    instructions = "instruction was" if len(results) == 1 else "instructions were"
+    many = "measurement" if len(results) == 1 else "measurements"
     return (
-        f"{len(results)} {instructions} measured against the same recipe without it: {', '.join(parts)}. "
-        f"What its author claims was reached by {held}."
+        f"{len(results)} {many} against the same recipe without the instruction: it {', '.join(parts)}. "
+        f"What its author claims was reached in {held or 'none'}."
     )
 
 
