@@ -91,6 +91,25 @@ def test_a_pipe_sees_one_line_an_epoch() -> None:
     assert [line.split()[:2] for line in lines if "epoch" in line] == [["epoch", str(n)] for n in (1, 2, 3)]
 
 
+def test_a_note_fits_a_narrow_terminal_and_stays_one_line_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    note = "validation and test taken from train, stratified: train 1258, validation 286, test 253"
+    for stream, lines in ((Terminal(), 3), (io.StringIO(), 1)):
+        console = Console(file=stream, width=40, color_system=None, legacy_windows=False)
+        fd.Progress(console).note(note)
+        assert len(stream.getvalue().splitlines()) == lines
+        assert max(map(len, stream.getvalue().splitlines())) <= (40 if lines > 1 else len(note) + 2)
+
+
+def test_an_interrupted_run_has_not_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "WORTH_A_LINE", 0.0)
+    stream = io.StringIO()
+    watcher = fd.Progress(Console(file=stream, width=80, highlight=False))
+    watcher.stage("train")
+    watcher.ended("interrupted", "interrupted by the user")
+    assert stream.getvalue().startswith("interrupted train  ")
+
+
 def test_a_pipe_sees_a_long_epoch_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     monkeypatch.setattr(progress, "LINE_SHARE", 0.2)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,17 @@ LINE_SECONDS, LINE_SHARE = 10.0, 0.1
 """A plain line is written after these seconds and this share of all steps, whichever is later."""
 WORTH_A_LINE = 0.1
 """Seconds from which a finished part of the work is told; attaching an instruction takes none."""
+
+
+class LastingConsole(Console):
+    """A console whose reader may leave, as `| head` does: the work goes on, and nothing more is written."""
+
+    def on_broken_pipe(self) -> None:
+        """Send what is still to come nowhere; rich itself would end the process."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
 
 
 class Progress(Watcher):
@@ -63,10 +75,11 @@ class Progress(Watcher):
             self._live.update(Spinner("dots", Text(title)))
 
     def note(self, text: str) -> None:
-        self.console.print(f"  {text}", style="yellow", soft_wrap=True)
+        self._line(text, "yellow")
 
     def training(self, loop: TrainingLoop) -> None:
         self.stage("train")
+        _before_first_batch(loop, lambda: self._resumed(loop))
         if self._live is not None:
             live = self._live
             Pace(loop, lambda reading: live.update(self._drawing(loop, reading)), seconds=REDRAW_SECONDS)
@@ -76,7 +89,7 @@ class Progress(Watcher):
     def recorded(self, values: Mapping[str, Any]) -> None:
         self._epoch = _epoch_line(values)
         if self._live is None:
-            self.console.print(f"  {self._epoch}", soft_wrap=True)
+            self._line(self._epoch)
         if self._pace is not None:
             self._pace.reset()
 
@@ -85,28 +98,45 @@ class Progress(Watcher):
         self._stop()
 
     def ended(self, status: str, error: str) -> None:
-        self._end_stage(failed=True)
+        self._end_stage(status)
         self._stop()
 
     def _stop(self) -> None:
         if self._live is not None:
             self._live.stop()
 
-    def _end_stage(self, *, failed: bool = False) -> None:
+    def _end_stage(self, status: str = "") -> None:
         if self._stage is None:
             return
         seconds = time.perf_counter() - self._began
         if seconds >= WORTH_A_LINE:
             last = f"  {self._epoch}" if self._live is not None and self._stage == "train" else ""
-            style = "red" if failed else "green"
-            line = Text.assemble(
-                ("failed " if failed else "", style), (self._stage, style), f"  {duration(seconds)}{last}"
-            )
+            style = "red" if status == "failed" else "yellow" if status else "green"
+            line = Text.assemble((f"{status} {self._stage}".strip(), style), f"  {duration(seconds)}{last}")
             self.console.print(line)
         self._stage = None
 
     def _say(self, reading: Reading) -> None:
-        self.console.print(f"  epoch {reading.epoch + 1}  {reading}", soft_wrap=True)
+        self._line(f"epoch {reading.epoch + 1}  {reading}")
+
+    def _resumed(self, loop: TrainingLoop) -> None:
+        if loop.step:
+            place = f"after epoch {loop.epoch}" if loop.epoch else "in epoch 1"
+            self._line(f"resumed {place} (step {loop.step:,} of {loop.total_steps:,})")
+
+    def _line(self, text: str, style: str | None = None) -> None:
+        """Indented, and wrapped where there are columns to fit; in a log it stays one line."""
+        if self.console.is_terminal or "COLUMNS" in os.environ:
+            text = "\n".join(
+                textwrap.wrap(
+                    text,
+                    max(self.console.width - 2, 20),
+                    subsequent_indent="  ",
+                    break_long_words=False,
+                    break_on_hyphens=False,
+                )
+            )
+        self.console.print(textwrap.indent(text, "  "), style=style, soft_wrap=True)
 
     def _drawing(self, loop: TrainingLoop, reading: Reading) -> Table:
         drawing = Table.grid()
@@ -124,6 +154,12 @@ class Progress(Watcher):
         return int(torch.accelerator.memory_allocated(loop.device))
 
 
+def _before_first_batch(loop: TrainingLoop, tell: Callable[[], None]) -> None:
+    """Call `tell` once, when what a checkpoint holds has been restored."""
+    waiting = [tell]
+    loop.on("batch_start", lambda batch: waiting.pop()() if waiting else None)
+
+
 def in_notebook() -> bool:
     """Whether this process is the kernel of a notebook."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
@@ -137,7 +173,7 @@ def default_watcher() -> Watcher:
 
 def _console() -> Console:
     # A kernel sets FORCE_COLOR for its children, and has no terminal all the same.
-    return Console(
+    return LastingConsole(
         highlight=False, markup=False, force_jupyter=False, force_terminal=False if in_notebook() else None
     )
 

@@ -56,16 +56,35 @@ def test_interrupted_says_how_to_go_on_and_goes_on(
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err == f"error: interrupted; go on with: fulldeck run {path} --out {out} --resume\n"
+    assert err == f"interrupted; go on with: fulldeck run {path} --out {out} --resume\n"
 
     answer = cli(*words, "--resume")
     assert answer.code == 0
+    assert re.search(r"^  resumed after epoch \d+ \(step \d+ of \d+\)$", answer.out, re.MULTILINE)
     (folder,) = out.glob("2*")
     epochs = [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert epochs == list(range(60)), "each epoch once"
     nothing = cli(*words, "--resume")
     assert nothing.code == 2
     assert "there is no unfinished run" in nothing.err
+
+
+def test_a_reader_that_leaves_does_not_end_the_run(recipe: Callable[[str], Path], tmp_path: Path) -> None:
+    path = recipe("workload: breast_cancer\ntrain: {epochs: 4, threads: 1}\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fulldeck", "run", str(path), "--out", str(tmp_path / "runs")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=60) == 0
+    result = json.loads((tmp_path / "runs/latest/result.json").read_text())
+    assert result["status"] == "finished"
+    assert (tmp_path / "runs/latest/report.html").is_file()
 
 
 def test_log_json_is_one_object_a_line_also_for_errors(

@@ -30,8 +30,12 @@ NARROW = 60
 log = tree.getChild("cli")
 
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
+
+
 class Interrupted(Exception):
-    """The user pressed Ctrl-C; the message says how to go on. Exit code 130."""
+    """The user pressed Ctrl-C; the message says how to go on. Exit code INTERRUPTED."""
 
 
 def write_json(value: Any) -> None:
@@ -42,13 +46,15 @@ def write_json(value: Any) -> None:
 def write_error(message: str, code: int, *, as_json: bool, as_log: bool = False) -> int:
     """Each line of `message` as an error on standard error (and, `as_json`, one document); return `code`.
 
+    That the user interrupted is no error, and is said plainly.
+
     `as_log`: the lines go to the log instead.
     """
     for line in message.splitlines():
         if as_log:
             log.error("%s", line, extra={"exit_code": code})
         else:
-            typer.echo(f"error: {line}", err=True)
+            typer.echo(line if code == INTERRUPTED else f"error: {line}", err=True)
     if as_json:
         typer.echo(json.dumps({"error": message, "exit_code": code}))
     return code

@@ -47,13 +47,11 @@ def command(
 
     With --quiet one line is written at the end: the run's folder and its metrics.
     """
-    from rich.console import Console
-
     from fulldeck.pipeline import run
-    from fulldeck.progress import Progress
+    from fulldeck.progress import LastingConsole, Progress
 
     collect()
-    progress = Progress(Console(stderr=json, quiet=quiet or log_json, highlight=False, markup=False))
+    progress = Progress(LastingConsole(stderr=json, quiet=quiet or log_json, highlight=False, markup=False))
     try:
         result = run(recipe, settings=settings, out=out, resume=resume, watcher=progress)
     except KeyboardInterrupt:
