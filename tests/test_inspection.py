@@ -63,10 +63,13 @@ def test_a_table_with_gaps(table: Write) -> None:
     for words in (
         "60 examples",
         "2 classes: yes 40, no 20",
-        '"bought", the last one',
         "6 missing values in age",
     ):
         assert words in said
+    assert seen.facts[0] == (
+        'careful: no column is named target, label, class or y: the target is the last one, "bought"; for '
+        "another write target: COLUMN (fulldeck init --target COLUMN)"
+    )
     assert inspect_data(seen.settings["path"], target="age").data.task == "regression"
 
 

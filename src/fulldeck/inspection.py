@@ -176,7 +176,9 @@ def describe(data: Data) -> list[str]:
         facts.append(f"target from {values.min():g} to {values.max():g}, mean {values.mean():g}")
     facts += _form(data.train)
     told = ("split as given", "images: ") if data.kind == "image" else ("split as given",)
-    return facts + [note for note in data.notes if not note.startswith(told)]
+    notes = [note for note in data.notes if not note.startswith(told)]
+    # What was only guessed goes first: the rest depends on it.
+    return sorted(facts + notes, key=lambda fact: not fact.startswith("careful: "))
 
 
 def _classes(data: Data, parts: list[Examples]) -> str:

@@ -25,3 +25,21 @@ def test_many_columns_are_not_all_listed(tmp_path):
     pl.DataFrame({f"c{i}": [1] for i in range(100)}).write_parquet(path)
     with pytest.raises(BadInput, match="c19 and 80 more"):
         ColumnFile(str(path)).named("zzz")
+
+
+@pytest.mark.parametrize(
+    ("header", "shown"),
+    [
+        ("yes,72,21.05", '"72", "21.05"'),
+        ("7,city,3", '"7", "3"'),
+        ("age,city", None),
+        ("0,1,2,label", None),
+        ("country,2019,2020,2021", None),
+    ],
+)
+def test_a_first_line_that_looks_like_data_is_doubted(tmp_path, header, shown):
+    path = tmp_path / "a.csv"
+    path.write_text(f"{header}\n" + ",".join("1" * len(header.split(","))) + "\n")
+    doubts = ColumnFile(str(path)).doubts()
+    assert len(doubts) == (shown is not None)
+    assert not doubts or f"looks like data, not names ({shown})" in doubts[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -76,6 +77,17 @@ class ColumnFile:
                 return lower[name]
         return None
 
+    def doubts(self) -> list[str]:
+        """What makes a CSV file look as if it had no line of names: names that are numbers, as in data."""
+        numbers = [name for name in self.types if _is_number(name)]
+        if not numbers or _counted(numbers) or self.path.suffix.lower() not in CSV:
+            return []
+        shown = ", ".join(f'"{name}"' for name in numbers[:3])
+        return [
+            f"careful: the first line of {self.path} looks like data, not names ({shown}); write the columns' "
+            "names above it"
+        ]
+
     def where(self, column: str) -> str:
         """A column of this file, for messages."""
         return f'column "{column}" of {self.path}'
@@ -137,6 +149,21 @@ def array(series: polars.Series) -> npt.NDArray[Any]:
     objects = np.empty(len(series), dtype=object)
     objects[:] = series.to_list()
     return objects
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _counted(names: list[str]) -> bool:
+    """Whether numbers are true names: 0, 1, 2 as other tools number columns, or years in succession."""
+    if not all(name.isdecimal() for name in names):
+        return False
+    first = int(names[0])
+    return names == [str(first + i) for i in range(len(names))] and (len(names) > 1 or first < 2)
 
 
 def _polars() -> Any:

@@ -49,8 +49,8 @@ class Table(FileWorkload):
 
         Raises BadInput as the base class says, and for infinite numbers; a missing number is fine.
         """
-        notes: list[str] = []
         file = ColumnFile(self.path)
+        notes = file.doubts()
         for name in (*self.categorical, *self.ignore):
             file.named(name)
         aside = Aside.find(self, file, notes)
@@ -91,7 +91,10 @@ class Table(FileWorkload):
         if named is not None:
             return named
         last = [name for name in file.types if name not in aside.columns][-1]
-        notes.append(f'target: column "{last}", the last one')
+        notes.append(
+            f"careful: no column is named {', '.join(TARGETS[:-1])} or {TARGETS[-1]}: the target is the last "
+            f'one, "{last}"; for another write target: COLUMN (fulldeck init --target COLUMN)'
+        )
         return last
 
 
