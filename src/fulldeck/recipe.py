@@ -235,7 +235,7 @@ class _Reader:
         aliases = {entry.recipe_key: entry.name for entry in catalogue() if entry.recipe_key}
         for key in self.value:
             if key not in self.KEYS and key not in aliases:
-                inner = (f"train.{name}" for name in Train.model_fields)
+                inner = [f"train.{name}" for name in Train.model_fields if "." not in str(key)]
                 near = closest(str(key), (*self.KEYS, *aliases, *inner))
                 self._problem(f'unknown key "{key}" in a recipe{near}', (key,))
         workload = self._workload()
