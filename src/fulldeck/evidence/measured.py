@@ -70,13 +70,13 @@ class Measured:
 
     def to_json(self) -> dict[str, Any]:
         """As results have it."""
-        scale = "difference" if self.claim.scale == "difference" else "ratio"
+        scale = "ratio" if self.claim.scale == "ratio" else "difference"
         value: dict[str, Any] = {
             "metric": self.metric,
             "verdict": self.verdict,
             "claim": self.claim.text,
             "claim_holds": self._holds(),
-            scale: self.effect.estimate,
+            scale: None if self.baseline is None else self.effect.estimate,
             "interval": [self.effect.low, self.effect.high],
             "baseline": self.baseline,
             "treatment": self.treatment,
