@@ -59,6 +59,8 @@ def test_it_asks_on_a_terminal(cli: Cli, data: Path, tmp_path: Path, monkeypatch
     text = out.read_text()
     assert "goal fast" in text
     assert "target: age" in text
+    assert "target from 0 to 59" in answer.out
+    assert "Task (classification, regression) [regression]" in answer.out, "by the target that was chosen"
 
 
 def test_without_a_terminal_it_says_which_flags_to_give(cli: Cli, data: Path, tmp_path: Path) -> None:

@@ -125,13 +125,17 @@ def _asked(seen: Inspection, data: str, task: Any, target: str | None) -> Inspec
 
     if "path" not in seen.settings or Path(data).is_dir():
         return seen
-    inferred = seen.data.task
     if seen.workload.kind == "table" and target is None:
         target = typer.prompt("Column to predict (empty: as seen)", default="", show_default=False) or None
+        if target is not None:
+            seen = inspect_data(data, task, target)
+            _say(seen)
     if seen.workload.kind == "table" and task is None:
-        chosen = _choose("Task", ("classification", "regression"), inferred)
-        task = chosen if chosen != inferred else None
-    return inspect_data(data, task, target) if (task, target) != (None, None) else seen
+        chosen = _choose("Task", ("classification", "regression"), seen.data.task)
+        if chosen != seen.data.task:
+            seen = inspect_data(data, chosen, target)
+            _say(seen)
+    return seen
 
 
 def _choose(what: str, choices: Any, default: str) -> Any:
