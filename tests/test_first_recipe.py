@@ -66,6 +66,7 @@ def test_small_data_get_small_batches_and_may_break_a_tolerance(tmp_path: Path) 
     assert "min_per_class: 0" in written.text
     assert 'class "1" has 10 items' in written.text
     assert "tolerate: true" in written.text
+    assert "# Examples of each part: train " in written.text
 
 
 def test_what_cannot_act_is_left_out_with_the_reason(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from fulldeck.catalogue import catalogue
+from fulldeck.data import Data
 from fulldeck.declared import Refused
 from fulldeck.device import pick_device
 from fulldeck.errors import BadInput
@@ -73,9 +74,10 @@ def write_first_recipe(seen: Inspection, goal: str, file: Path) -> FirstRecipe:
     plan = make_plan(recipe, situation)
     for step in plan.steps:
         data = step.instruction.prepare(data)
-    rows = len(with_default_split(data, recipe.train.seed).validation or data.train)
+    data = with_default_split(data, recipe.train.seed)
+    rows = len(data.validation or data.train)
     plan = replace(plan, steps=tuple(_tolerant(step, situation, rows, reasons) for step in plan.steps))
-    return FirstRecipe(_text(seen, goal, file, plan, reasons, left_out), plan, left_out)
+    return FirstRecipe(_text(seen, goal, file, plan, data, reasons, left_out), plan, left_out)
 
 
 def _train(seen: Inspection, goal: str) -> Train:
@@ -118,6 +120,7 @@ def _text(
     goal: str,
     file: Path,
     plan: Plan,
+    prepared: Data,
     reasons: Mapping[str, str],
     left_out: Mapping[str, str],
 ) -> str:
@@ -130,7 +133,7 @@ def _text(
         *(line for fact in seen.facts for line in _comment(f"- {fact}", hanging="  ")),
         *_workload(seen, file),
         "",
-        *_comment(_training_words(seen, train)),
+        *_comment(_training_words(prepared, train)),
         f"train: {{epochs: {train.epochs}, batch_size: {train.batch_size}, seed: {train.seed}}}",
         "",
         *_comment("With optional: true, the run goes on without an instruction where it cannot act."),
@@ -152,14 +155,14 @@ def _workload(seen: Inspection, file: Path) -> list[str]:
     return [f"workload: {settings['kind'] if len(settings) == 1 else _flow(settings)}"]
 
 
-def _training_words(seen: Inspection, train: Train) -> str:
+def _training_words(prepared: Data, train: Train) -> str:
     assert train.batch_size is not None
     assert train.epochs is not None
-    rows = len(seen.data.train)
-    steps = -(-rows // train.batch_size)
+    parts = ", ".join(f"{name} {len(part):,}" for name, part in prepared.splits().items())
+    steps = -(-len(prepared.train) // train.batch_size)
     return (
-        f"{rows:,} examples, less what validation takes, make up to {steps:,} steps of {train.batch_size} an "
-        f"epoch, and {steps * train.epochs:,} in all. The seed makes the run repeatable."
+        f"Examples of each part: {parts}. Train makes {steps:,} steps of {train.batch_size} an epoch, and "
+        f"{steps * train.epochs:,} in all. The seed makes the run repeatable."
     )
 
 
