@@ -336,6 +336,11 @@ class _Reader:
         elif isinstance(item, dict) and len(item) == 1:
             name, parameters = next(iter(item.items()))
             parameters = parameters if parameters is not None else {}
+        elif isinstance(item, dict) and len(item) > 1 and next(iter(item.values())) is None:
+            name, *deeper = item
+            words = f"indent {', '.join(map(str, deeper))} by two more, so that it belongs to {name}"
+            self._problem(words, (*place, deeper[0]))
+            return None
         else:
             self._problem(f"{what} is a name, or one name with its parameters: name: {{key: value}}", place)
             return None

@@ -62,11 +62,42 @@ def parse_yaml(text: str, name: str = "<text>") -> tuple[Any, Lines]:
         node = yaml.compose(text)
         value = None if node is None else _build(yaml, node, (), lines, name)
     except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise BadInput(f"not valid YAML: {error.problem}", f"{name}:{line}") from None
+        problem, line = _explained(error, text.splitlines())
+        raise BadInput(f"not valid YAML: {problem}", f"{name}:{line + 1}") from None
     except YAMLError as error:
         raise BadInput(f"not valid YAML: {error}", name) from None
     return value, lines
+
+
+def _explained(error: MarkedYAMLError, lines: list[str]) -> tuple[str, int]:
+    """The parser's problem in words that say what to write, and the line (from 0) that is to be changed."""
+    problem = str(error.problem)
+    at = min(error.problem_mark.line if error.problem_mark else 0, len(lines) - 1)
+    began = error.context_mark.line if error.context_mark else at
+    if "expected ':'" in problem:
+        return f'a colon is missing after "{lines[began].strip()}"', began
+    if "expected ',' or" in problem:
+        return f'the bracket that opens in "{lines[began].strip()}" is not closed', began
+    if "end of stream" in problem:
+        return f'the quotation mark that opens in "{lines[began].strip()}" is not closed', began
+    found = f'"{lines[at].strip()}"'
+    if "'\\t'" in problem:
+        return f"{found} stands after a tab; indent with spaces", at
+    above = next((line for line in reversed(lines[:at]) if line.strip() and line.lstrip()[0] != "#"), "")
+    deep, before = _indent(lines[at]), _indent(above)
+    if ("not allowed here" in problem or "<block end>" in problem) and above and deep != before:
+        spaces = f"{found} is indented by {deep} and the line above by {before}; "
+        # The parser took the line for a part of the value above.
+        if "not allowed here" in problem and ":" not in above:
+            return f"{spaces}end the line above with a colon, or indent both alike", at
+        return f"{spaces}what belongs together is indented alike", at
+    if "not allowed here" in problem:
+        return f'{found} holds two colons; put a value that has ": " in quotation marks', at
+    return f"{problem}: {found}", at
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip(" "))
 
 
 def _check_caps(yaml: YAML, text: str, name: str) -> None:

@@ -54,7 +54,32 @@ BAD = {
     ),
     "bomb": (BOMB, ["more than 5,000 values, with aliases written out (RECIPE:"]),
     "nesting": ("workload: " + "[" * 500, ["nested more than 20 levels deep (RECIPE:1)"]),
-    "no YAML": ("workload: [digits\n", ["not valid YAML", "(RECIPE:"]),
+    "no YAML": (
+        "workload: [digits\n",
+        ['the bracket that opens in "workload: [digits" is not closed (RECIPE:1)'],
+    ),
+    "indented too far": (
+        "workload: digits\ntrain:\n  epochs: 3\n    threads: 1\n",
+        ['"threads: 1" is indented by 4 and the line above by 2; what belongs together is', "(RECIPE:4)"],
+    ),
+    "indented too little": (
+        "workload: digits\ntrain:\n  epochs: 3\n threads: 1\n",
+        ['"threads: 1" is indented by 1 and the line above by 2', "(RECIPE:4)"],
+    ),
+    "a colon above is missing": (
+        "workload: digits\ninstructions:\n  - weight_averaging\n      decay: 0.9\n",
+        ["end the line above with a colon, or indent both alike (RECIPE:4)"],
+    ),
+    "a key without a colon": (
+        "workload: digits\ninstructions\n  - onnx_export\n",
+        ['a colon is missing after "instructions" (RECIPE:2)'],
+    ),
+    "a tab": ("workload: digits\ntrain:\n\tepochs: 3\n", ['"epochs: 3" stands after a tab', "(RECIPE:3)"]),
+    "an open quotation": ('workload: "digits\n', ["the quotation mark that opens in", "(RECIPE:1)"]),
+    "parameters beside their instruction": (
+        "workload: digits\ninstructions:\n  - weight_averaging:\n    decay: 0.9\n",
+        ["indent decay by two more, so that it belongs to weight_averaging (RECIPE:4)"],
+    ),
     "no mapping": ("- digits\n", ["a recipe is a mapping that begins with workload: (RECIPE:1)"]),
     "unknown device": ("workload: digits\ntrain: {device: gpu}\n", ['device "gpu"']),
 }
