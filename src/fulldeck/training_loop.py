@@ -104,6 +104,7 @@ class TrainingLoop:
         self.clock = StepClock()
         self.carried: dict[str, Any] = {}
         self.reported: dict[str, dict[str, dict[str, float]]] = {}
+        self.drawn: dict[str, list[dict[str, Any]]] = {}
         self.notes: list[str] = []  # what the user should know at the end of the training
         self.last_loss: Tensor | None = None
         self.stopped: str | None = None
@@ -147,6 +148,10 @@ class TrainingLoop:
         Name to `{"before": x, "after": y}`, or to `{"after": y}`.
         """
         return self.reported.setdefault(self._label, {})
+
+    def charts(self) -> list[dict[str, Any]]:
+        """Where the attaching instruction puts charts for the report, as `fulldeck.report.panels` has them."""
+        return self.drawn.setdefault(self._label, [])
 
     def wrap_model(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
         """Call `wrap(module)` before training; forward passes use what it returns, hand-over does not."""
@@ -256,7 +261,7 @@ class TrainingLoop:
             moved = now()
             clock[DATA] += fetched - started
             clock[TRANSFER] += moved - fetched
-            self._run_step(batch)
+            self.run_step(batch)
             self.step += 1
             self.step_in_epoch += 1
             self.clock.steps += 1
@@ -271,7 +276,8 @@ class TrainingLoop:
             started = now()
         self._end_epoch()
 
-    def _run_step(self, batch: Batch) -> None:
+    def run_step(self, batch: Batch) -> None:
+        """One optimizer step, with all that is hooked into it, on a batch that is on the device."""
         clock, now = self.clock.seconds, time.perf_counter
         start = now()
         batch.weight = self.weigh(batch.targets)

@@ -294,21 +294,21 @@ class _Float32Hooks:
 
     def __init__(self, module: nn.Module, device_type: str) -> None:
         self.device_type = device_type
-        self.open: list[torch.autocast] = []
+        self.before: list[bool] = []
         self.handles = [
             module.register_forward_pre_hook(self.enter, with_kwargs=True),
             module.register_forward_hook(self.leave, always_call=True),
         ]
 
     def enter(self, module: nn.Module, inputs: Any, named: Any) -> tuple[Any, Any]:
-        context = torch.autocast(self.device_type, enabled=False)
-        context.__enter__()  # type: ignore[no-untyped-call]
-        self.open.append(context)
+        # Not torch.autocast as a context: torch's compiler cannot follow one from hook to hook.
+        self.before.append(torch.is_autocast_enabled(self.device_type))
+        torch.set_autocast_enabled(self.device_type, False)
         return tuple(map(_float32, inputs)), {name: _float32(value) for name, value in named.items()}
 
     def leave(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
-        if self.open:
-            self.open.pop().__exit__(None, None, None)
+        if self.before:
+            torch.set_autocast_enabled(self.device_type, self.before.pop())
 
     def remove(self) -> None:
         for handle in self.handles:
