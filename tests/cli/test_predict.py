@@ -110,6 +110,12 @@ def test_what_input_means_for_each_kind_of_model(tmp_path: Path) -> None:
         read_item(tensor, str(tmp_path / "bad.json"))
 
 
+def test_options_of_a_language_model_are_refused_elsewhere(cli: Cli, finished: Path) -> None:
+    answer = cli("predict", finished, "{}", "--tokens", "3")
+    assert answer.code == 2
+    assert "--tokens and --temperature are for language models" in answer.err
+
+
 def test_a_mistyped_file_is_not_taken_for_a_text(tmp_path: Path) -> None:
     encoder = TextEncoder.fit(["a good film", "a bad film"] * 5, vocabulary=300)
     (tmp_path / "review.md").write_text("good")

@@ -1,6 +1,7 @@
 """`fulldeck serve`: what it says when it is ready, and what it refuses before it starts."""
 
 import json
+import shlex
 import shutil
 import signal
 import socket
@@ -28,6 +29,22 @@ def test_it_serves_until_it_is_interrupted(finished: Path) -> None:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_what_it_says_to_try_can_be_sent(finished: Path) -> None:
+    words = ["serve", str(finished), "--port", "0", "--workers", "1", "--threads", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "fulldeck", *words], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    curl, url, option, body = shlex.split(process.stdout.readline())
+    assert (curl, option) == ("curl", "--json")
+    request = urllib.request.Request(url, body.encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as response:
+        assert json.load(response)["label"] in ("benign", "malignant")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
 
 
 def test_its_log_can_be_json_lines(finished: Path) -> None:

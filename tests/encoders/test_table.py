@@ -37,6 +37,18 @@ def test_categories_have_a_place_each_and_the_unknown_share_the_first(encoder):
     assert encode(encoder, age=1, job="never seen")[2:] == [1, 0, 0, 0]
 
 
+def test_a_category_that_was_not_learnt_is_remarked_on(encoder):
+    assert encoder.remarks(encoder.parse({"age": 1, "job": "a"})) == []
+    assert encoder.remarks(encoder.parse({"age": 1, "job": None})) == []
+    said = encoder.remarks(encoder.parse({"age": 1, "job": "never seen"}))
+    assert said == ['column "job": the model does not know "never seen"; it knows a, b']
+
+
+def test_the_example_is_a_row_that_can_be_sent(encoder):
+    assert encoder.example() == {"age": 20.0, "job": "a"}
+    assert encoder.remarks(encoder.parse(encoder.example())) == []
+
+
 def test_texts_of_numbers_and_spellings_of_missing_are_understood(encoder):
     assert encode(encoder, age=" 60 ", job=" a ") == encode(encoder, age=60, job="a")
     assert encode(encoder, age="?", job="") == encode(encoder, age=None, job=None)

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from fulldeck.encoders import Encoder
 from fulldeck.encoders.image import ImageEncoder
-from fulldeck.encoders.table import NumericColumn, TableEncoder
+from fulldeck.encoders.table import CategoricalColumn, NumericColumn, TableEncoder
 from fulldeck.encoders.tensor import TensorEncoder
 from fulldeck.files import write_json
 from fulldeck.package import PackagedModel, ServiceFile, TensorSpec, seal
@@ -51,6 +51,15 @@ def table_package(folder: Path, **serving: Any) -> Path:
     columns = tuple(NumericColumn(name, 0.0, 0.0, 1.0, False) for name in ("row", "width"))
     constants = {"ones": np.ones((2, 1), np.float32)}
     return _package(folder, "cells", nodes, constants, spec, 1, TableEncoder(columns, ()), (), serving)
+
+
+def city_package(folder: Path, **serving: Any) -> Path:
+    """`cities`: regression, 1 for each row, with the one column `city` that is rome or paris."""
+    nodes = [helper.make_node("MatMul", ["input", "ones"], ["output"])]
+    spec = TensorSpec(name="input", datatype="FP32", shape=(-1, 3))
+    encoder = TableEncoder((), (CategoricalColumn("city", ("paris", "rome")),))
+    constants = {"ones": np.ones((3, 1), np.float32)}
+    return _package(folder, "cities", nodes, constants, spec, 1, encoder, (), serving)
 
 
 def rows_package(folder: Path, **serving: Any) -> Path:

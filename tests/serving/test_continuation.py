@@ -20,11 +20,11 @@ from .servers import Server, running
 LENGTH = 8
 
 
-def letters() -> nn.Module:
-    """A GPT that has learnt to go on with the alphabet."""
+def letters(first: int = 97, last: int = 122) -> nn.Module:
+    """A GPT that has learnt to go on with the alphabet, or with other bytes in succession."""
     torch.manual_seed(0)
     model = Gpt(256, LENGTH, width=32, layers=1, heads=2)
-    ids = torch.arange(97, 123).repeat(2).unfold(0, LENGTH + 1, 1)
+    ids = torch.arange(first, last + 1).repeat(52 // (last + 1 - first)).unfold(0, LENGTH + 1, 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(60):
         optimizer.zero_grad()
@@ -99,4 +99,16 @@ def test_the_command_line_writes_on_too(server: Server, tmp_path: Path, capsys: 
         name="letters",
     )
     assert main(["predict", str(folder), "abcd"]) == 0
-    assert capsys.readouterr().out.startswith("efgh")
+    assert capsys.readouterr().out.startswith('abcd\n... "efgh')
+    assert main(["predict", str(folder), "abcd", "--tokens", "3", "--temperature", "0.1"]) == 0
+    assert capsys.readouterr().out == 'abcd\n... "efg"\n'
+
+
+def test_the_command_line_says_that_only_blanks_came_out(tmp_path: Path, capsys: Any) -> None:
+    from fulldeck.cli import main
+
+    encoder = TokenEncoder(LENGTH)
+    inputs = {"input": np.full((2, LENGTH), 97)}
+    folder = package_model(tmp_path / "package", [letters(32, 32)], encoder, inputs, name="blanks")
+    assert main(["predict", str(folder), "    ", "--tokens", "3"]) == 0
+    assert capsys.readouterr().out.startswith('    \n... "   "\nOnly white space came out: train longer')

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fulldeck.cli import main
 from fulldeck.serving.predict import softmax
 
-from .packages import SIDE, image_package, sum_package, table_package
+from .packages import SIDE, city_package, image_package, sum_package, table_package
 from .servers import Server, running
 
 
@@ -110,6 +111,19 @@ def test_a_row_bare_or_under_its_key(tmp_path: Path) -> None:
             status, answer = server.ask("POST", "/predict", body)
             assert status == 400
             assert message in answer["error"]
+
+
+def test_a_category_that_the_model_does_not_know_is_noted_beside_the_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = 'column "city": the model does not know "tokyo"; it knows paris, rome'
+    package = city_package(tmp_path / "package")
+    with running(package) as server:
+        assert server.ask("POST", "/predict", {"city": "rome"}) == (200, {"value": 1.0})
+        answer = server.ask("POST", "/predict", {"items": [{"city": "tokyo"}, {"city": "rome"}]})
+        assert answer == (200, {"predictions": [{"value": 1.0, "notes": [note]}, {"value": 1.0}]})
+    assert main(["predict", str(package), '{"city": "tokyo"}']) == 0
+    assert tuple(capsys.readouterr()) == ("1.0\n", f"note: {note}\n")
 
 
 def test_softmax_of_extreme_logits() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fulldeck.cli.output import Json, write_json, write_table
+from fulldeck.cli.output import Json, write_json, write_table, write_text
 from fulldeck.cli.target import Target, package_folder
 from fulldeck.errors import BadInput, closest
 
@@ -20,6 +20,9 @@ EXAMPLE = "fulldeck predict runs/latest photo.png"
 SUFFIXES = (".txt", ".text", ".md", ".json", ".csv", ".tsv", ".html", ".log", ".parquet")
 """A word that ends so is meant as the name of a file of text."""
 LONGEST_PATH = 1000
+TOKENS = 100
+SHOWN = 200
+"""Last characters of a prompt that are shown before its continuation."""
 
 
 def command(
@@ -30,6 +33,14 @@ def command(
     engine: Annotated[
         str, typer.Option(help="What computes: auto (as packaged), torch or onnxruntime.")
     ] = "auto",
+    tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Most tokens that a language model writes; left out: {TOKENS}."),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0, max=10, help="0 takes a language model's likeliest token, 1 draws; left out: 0."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Answer one input with a packaged model, without a server.
@@ -42,21 +53,32 @@ def command(
     from fulldeck.encoders.tokens import TokenEncoder
     from fulldeck.generation import fill_in, generate
     from fulldeck.package import Package
-    from fulldeck.serving.predict import describe, unwrap
+    from fulldeck.serving.predict import describe, remarks, unwrap
 
     package = Package.open(package_folder(target))
     package.model(engine)
     encoder = package.encoder()
+    writes = isinstance(encoder, TokenEncoder) and encoder.mask is None
+    if not writes and (tokens, temperature) != (None, None):
+        raise BadInput(f"--tokens and --temperature are for language models, and {target} holds none")
     if isinstance(encoder, TokenEncoder):
         model, output = package.engine(engine), package.service.outputs[0].name
-        write = fill_in if encoder.mask is not None else partial(generate, temperature=0)
-        text = write(lambda inputs: model.run(inputs)[output], encoder, str(read_item(encoder, item)))
-        write_json({"text": text}) if json else typer.echo(text)
+        write = (
+            partial(generate, tokens=tokens or TOKENS, temperature=temperature or 0) if writes else fill_in
+        )
+        prompt = str(read_item(encoder, item))
+        text = write(lambda inputs: model.run(inputs)[output], encoder, prompt)
+        if json:
+            write_json({"text": text})
+        else:
+            typer.echo(f'{prompt[-SHOWN:]}\n... "{text}"' if writes else text)
+            if not text.strip():
+                write_text("Only white space came out: train longer, or try --temperature 0.8.")
         return
-    read = unwrap(encoder, read_item(encoder, item))
-    inputs = encoder.encode(encoder.collect([encoder.parse(read)]))
-    outputs = package.engine(engine).run(inputs)
-    answer = describe(package.service, outputs[package.service.outputs[0].name])[0]
+    parsed = encoder.parse(unwrap(encoder, read_item(encoder, item)))
+    outputs = package.engine(engine).run(encoder.encode(encoder.collect([parsed])))
+    notes = remarks(encoder, [parsed])
+    answer = describe(package.service, outputs[package.service.outputs[0].name], notes)[0]
     if json:
         write_json(answer)
     elif "probabilities" in answer:
@@ -64,6 +86,8 @@ def command(
         write_table(("label", "probability"), [(name, f"{share:.4f}") for name, share in ranked])
     else:
         typer.echo(answer["value"])
+    for note in notes[0] if not json else ():
+        typer.echo(f"note: {note}", err=True)
 
 
 def read_item(encoder: Encoder, item: str) -> bytes | str | dict[str, Any] | list[Any]:

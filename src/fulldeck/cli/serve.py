@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import shlex
 from typing import Annotated
 
 import typer
@@ -15,10 +16,9 @@ SEND = {
     "image": "--data-binary @IMAGE",
     "text": """--json '{"text": "..."}'""",
     "tokens": """--json '{"text": "..."}'""",
-    "table": """--json '{"row": {"COLUMN": 1}}'""",
     "tensor": """--json '{"input": [1, 2]}'""",
 }
-"""Kind of encoder to how one item is sent with curl."""
+"""Kind of encoder to how one item is sent with curl; a table's row has its own columns."""
 
 
 def command(
@@ -49,6 +49,7 @@ def command(
     Programs talk to /v2/models/MODEL/infer (Open Inference Protocol v2), people to /predict. With --json,
     one line with the server's url is written once it is ready. Ctrl-C stops it.
     """
+    from fulldeck.encoders.table import TableEncoder
     from fulldeck.engines import known
     from fulldeck.package import Package
     from fulldeck.serving import serve
@@ -62,7 +63,11 @@ def command(
         "deadline_ms": deadline_ms,
     }
     serving = package.service.serving.replace(**{name: it for name, it in given.items() if it is not None})
-    model, send = package.service.model, SEND[package.encoder().kind]
+    model, encoder = package.service.model, package.encoder()
+    if isinstance(encoder, TableEncoder):
+        send = f"--json {shlex.quote(json_module.dumps({'row': encoder.example()}, ensure_ascii=False))}"
+    else:
+        send = SEND[encoder.kind]
 
     def ready(url: str) -> None:
         if json:

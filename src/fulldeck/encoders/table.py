@@ -123,6 +123,20 @@ class TableEncoder:
             row[text.name] = _text(item[text.name], text.name)
         return row
 
+    def remarks(self, row: Mapping[str, Any]) -> list[str]:
+        """What in a parsed row was in too few train rows to be learnt: one sentence a column."""
+        return [
+            f'column "{text.name}": the model does not know "{row[text.name][:40]}"; it knows '
+            f"{_some(text.categories)}"
+            for text in self.categorical
+            if row[text.name] is not None and row[text.name] not in text.categories
+        ]
+
+    def example(self) -> dict[str, float | str | None]:
+        """A row as a person sends one: medians, and of each category the first."""
+        numbers = {column.name: float(f"{column.fill:.4g}") for column in self.numeric}
+        return numbers | {column.name: next(iter(column.categories), None) for column in self.categorical}
+
     def collect(self, items: list[Any]) -> dict[str, npt.NDArray[Any]]:
         """Rows to columns."""
         columns: dict[str, npt.NDArray[Any]] = {}
@@ -154,6 +168,12 @@ def _listed(columns: Sequence[str]) -> str:
     names = ", ".join(f'"{name}"' for name in columns[:LISTED])
     more = f" and {len(columns) - LISTED} more" if len(columns) > LISTED else ""
     return f"{'column' if len(columns) == 1 else 'columns'} {names}{more}"
+
+
+def _some(categories: Sequence[str | None]) -> str:
+    names = [name for name in categories if name is not None]
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more if names else "none"
 
 
 def is_missing(cell: Any) -> bool:

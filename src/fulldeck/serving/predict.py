@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fulldeck.encoders import Encoder
+from fulldeck.encoders.table import TableEncoder
 from fulldeck.encoders.tokens import TokenEncoder
 from fulldeck.errors import BadInput
 from fulldeck.package import ServiceFile
@@ -19,6 +20,8 @@ from fulldeck.serving.protocol import finite, parse_json, to_json
 from fulldeck.serving.queue import JobQueue
 from fulldeck.serving.wire import Array, Tensors
 
+Notes = list[list[str]]
+"""For each item what is to be said beside its answer."""
 ITEM_KEYS = {
     "image": ("image", "input"),
     "text": ("text", "input"),
@@ -53,18 +56,18 @@ class Prediction:
             request.header(b"content-type").startswith("application/json")
             and len(request.body) <= INLINE_BYTES
         ):
-            several, inputs = self._encode(request)
+            several, inputs, notes = self._encode(request)
         else:
-            several, inputs = await self._encode_in_thread(request)
+            several, inputs, notes = await self._encode_in_thread(request)
         outputs = await self._queue.run(inputs)
-        predictions = describe(self._service, finite(outputs[self._service.outputs[0].name]))
+        predictions = describe(self._service, finite(outputs[self._service.outputs[0].name]), notes)
         return Response(200, to_json({"predictions": predictions} if several else predictions[0]))
 
     def close(self) -> None:
         """End the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _encode_in_thread(self, request: Request) -> tuple[bool, Tensors]:
+    async def _encode_in_thread(self, request: Request) -> tuple[bool, Tensors, Notes]:
         if self._encoding >= self._queue.limit:
             raise Refusal(429, "too many items wait to be decoded; try again", ("retry-after", "1"))
         self._encoding += 1
@@ -73,13 +76,17 @@ class Prediction:
         finally:
             self._encoding -= 1
 
-    def _encode(self, request: Request) -> tuple[bool, Tensors]:
+    def _encode(self, request: Request) -> tuple[bool, Tensors, Notes]:
         try:
             several, items = self._items(request)
             if not 1 <= len(items) <= self._queue.max_batch:
                 raise BadInput(f"send 1 to {self._queue.max_batch} items, got {len(items)}")
             parsed = [self._encoder.parse(item) for item in items]
-            return several, self._encoder.encode(self._encoder.collect(parsed))
+            return (
+                several,
+                self._encoder.encode(self._encoder.collect(parsed)),
+                remarks(self._encoder, parsed),
+            )
         except BadInput as error:
             raise Refusal(400, str(error)) from None
 
@@ -124,12 +131,19 @@ def unwrap(encoder: Encoder, item: Any) -> Any:
     return item
 
 
-def describe(service: ServiceFile, output: Array) -> list[dict[str, Any]]:
-    """What the model's outputs (rows first) mean, one description a row."""
+def remarks(encoder: Encoder, items: list[Any]) -> Notes:
+    """What of each parsed item the model cannot know."""
+    return [encoder.remarks(item) if isinstance(encoder, TableEncoder) else [] for item in items]
+
+
+def describe(service: ServiceFile, output: Array, notes: Notes) -> list[dict[str, Any]]:
+    """What the model's outputs (rows first) mean, one description a row, with the row's `notes` if any."""
     if service.task != "classification":
-        return [{"value": row.item() if row.size == 1 else row.tolist()} for row in output]
-    classes = service.classes or tuple(map(str, range(output.shape[-1])))
-    return [_classified(row, classes) for row in softmax(output)]
+        answers = [{"value": row.item() if row.size == 1 else row.tolist()} for row in output]
+    else:
+        classes = service.classes or tuple(map(str, range(output.shape[-1])))
+        answers = [_classified(row, classes) for row in softmax(output)]
+    return [answer | ({"notes": said} if said else {}) for answer, said in zip(answers, notes, strict=True)]
 
 
 def softmax(logits: Array) -> Array:
