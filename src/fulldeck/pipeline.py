@@ -234,6 +234,8 @@ class Execution:
             self._note(text)
         for label, figures in loop.reported.items():
             self.reports[label]["changes"] |= figures
+        for label, charts in loop.drawn.items():
+            self.reports[label]["charts"] = charts
         self.result["training"] = {"epochs": loop.epoch, "steps": loop.step, "history": loop.history}
         self.result["memory"] = {"training_peak_bytes": peak_memory(loop.device)}
         weights = save_weights(module, self.folder.artifacts / "model.safetensors")

@@ -43,7 +43,8 @@ def report_content(run: RunFiles) -> dict[str, Any]:
         "seconds": result.get("seconds") or {},
         "metrics": result.get("metrics") or {},
         "plan": _plan(run),
-        "panels": learning_curves({"": run.metrics}),
+        "panels": learning_curves({"": run.metrics})
+        + [chart for item in result.get("instructions", []) for chart in item.get("charts", [])],
         "changes": _changes(result.get("instructions", [])),
         "conversions": conversions(run),
         "artifacts": [

@@ -1,7 +1,8 @@
 """Charts as plain JSON, which panels.js draws: the learning curves of one run, or of several laid over.
 
 A panel is `{"title", "x", "share", "log", "series": [{"name", "x": [...], "y": [...]}]}`: `x` names the
-horizontal axis, `share` asks for percent, `log` for a logarithmic axis. A y of None is a gap.
+horizontal axis, `share` asks for percent, `log` for a logarithmic axis, `log_x` for a logarithmic horizontal
+one. A y of None is a gap.
 """
 
 from __future__ import annotations

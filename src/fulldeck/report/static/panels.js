@@ -29,6 +29,7 @@ const fulldeckPanel = (() => {
 
   function fulldeckPanel(figure, description) {
     let panel, data, chart, shownNames;
+    const across = (value) => (panel.log_x ? written(value) : whole(value));
     const legend = make("div", { class: "legend" });
     const plot = make("div", { class: "plot", tabindex: "0", role: "application", "aria-roledescription": "chart" });
     const spoken = make("p", { class: "said", role: "status" });
@@ -80,7 +81,7 @@ const fulldeckPanel = (() => {
         button.lastChild.textContent = values ? ` ${written(values[place], panel.share)}` : "";
       });
       const alone = values && values.length === 1 ? `${written(values[0], panel.share)} ` : "";
-      legend.lastChild.textContent = values ? `${alone}at ${panel.x} ${whole(data[0][index])}` : "";
+      legend.lastChild.textContent = values ? `${alone}at ${panel.x} ${across(data[0][index])}` : "";
     }
 
     function draw() {
@@ -101,9 +102,15 @@ const fulldeckPanel = (() => {
           padding: [null, 20 * zoom, null, null],
           legend: { show: false },
           cursor: { y: false, points: { size: 7 } },
-          scales: { x: { time: false }, y: { distr: panel.log ? 3 : 1 } },
+          scales: { x: { time: false, distr: panel.log_x ? 3 : 1 }, y: { distr: panel.log ? 3 : 1 } },
           axes: [
-            { ...axis, size: 30 * zoom, space: 56 * zoom, values: (self, ticks) => ticks.map(whole) },
+            {
+              ...axis,
+              ...(panel.log_x ? { filter: powers } : {}),
+              size: 30 * zoom,
+              space: 56 * zoom,
+              values: (self, ticks) => ticks.map((tick) => (tick == null ? "" : across(tick))),
+            },
             {
               ...axis,
               ...sparse,
@@ -137,7 +144,7 @@ const fulldeckPanel = (() => {
       const head = [panel.x, ...panel.series.map((series) => series.name || panel.title)];
       const rows = data[0].flatMap((x, index) => (index % every && index < data[0].length - 1 ? [] : [index]));
       const cells = (index) => [
-        make("th", { scope: "row" }, whole(data[0][index])),
+        make("th", { scope: "row" }, across(data[0][index])),
         ...data.slice(1).map((values) => make("td", { class: "number" }, written(values[index], panel.share))),
       ];
       table.replaceChildren(
@@ -160,7 +167,7 @@ const fulldeckPanel = (() => {
       const index = Math.min(Math.max(goes[event.key], 0), last);
       chart.setCursor({ left: chart.valToPos(data[0][index], "x"), top: 10 });
       const values = read(index).map((value, place) => `${panel.series[place].name} ${written(value, panel.share)}`);
-      spoken.textContent = `${panel.x} ${whole(data[0][index])}: ${values.join(", ")}`;
+      spoken.textContent = `${panel.x} ${across(data[0][index])}: ${values.join(", ")}`;
     }
 
     plot.addEventListener("keydown", move);

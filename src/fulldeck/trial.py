@@ -1,0 +1,52 @@
+"""Train a few steps that leave no trace: to find something out before the training begins."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from fulldeck.batch import Batch, to_device
+from fulldeck.errors import BadInput
+from fulldeck.training_state import restore_training_state, training_state
+
+if TYPE_CHECKING:
+    from fulldeck.training_loop import TrainingLoop
+
+
+@contextmanager
+def trial(loop: TrainingLoop) -> Iterator[Callable[[], float]]:
+    """Within it, each call trains one step on the next batch and returns its loss; afterwards all is as before.
+
+    To be used once the optimizers exist and before the model is changed (at *epoch_start*). The handlers of
+    the step's events hear of these steps; what they keep is put back, and so are notes. Raises BadInput if
+    the batches can be read once only.
+    """
+    if isinstance(getattr(loop.loader, "iterable", None), Iterator):
+        raise BadInput("a trial reads batches that training needs again, and these can be read once only")
+    state, notes = copy.deepcopy(training_state(loop)), list(loop.notes)
+    batches = _endless(loop)
+
+    def step() -> float:
+        inputs, targets = next(batches)
+        loop.run_step(Batch(to_device(inputs, loop.device), to_device(targets, loop.device)))
+        loop.step += 1
+        assert loop.last_loss is not None
+        return float(loop.last_loss.detach())
+
+    loop.module.train()
+    try:
+        yield step
+    finally:
+        batches.close()
+        loop.losses.read()  # or what an accelerator still holds would count later
+        restore_training_state(loop, state)
+        loop.notes[:] = notes
+
+
+def _endless(loop: TrainingLoop) -> Generator[Any]:
+    epoch = 0
+    while True:
+        yield from loop.loader.batches(epoch)
+        epoch += 1
