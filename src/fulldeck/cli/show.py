@@ -87,7 +87,11 @@ def _facts(entry: Entry) -> list[str]:
     lines += [f"in a first recipe for: {', '.join(entry.goals)}"] if entry.goals else []
     evidence = entry.evidence
     lines.append(f"claims: {evidence['metric']} {evidence['expect']} on {evidence['workload']}")
-    lines.append(f"in Python: from {entry.module} import {', '.join((entry.class_name, *entry.functions))}")
+    names = (entry.class_name, *entry.functions)
+    if entry.built_in:
+        lines.append(f"in Python: import fulldeck as fd; {', '.join(f'fd.{name}' for name in names)}")
+    else:
+        lines.append(f"in Python: from {entry.module} import {', '.join(names)}")
     return lines
 
 
