@@ -35,11 +35,18 @@ def command(
     ] = "auto",
     tokens: Annotated[
         int | None,
-        typer.Option(min=1, help=f"Most tokens that a language model writes; left out: {TOKENS}."),
+        typer.Option(
+            metavar="N", min=1, help=f"Most tokens that a language model writes; left out: {TOKENS}."
+        ),
     ] = None,
     temperature: Annotated[
         float | None,
-        typer.Option(min=0, max=10, help="0 takes a language model's likeliest token, 1 draws; left out: 0."),
+        typer.Option(
+            metavar="T",
+            min=0,
+            max=10,
+            help="0 takes a language model's likeliest token, 1 draws; left out: 0.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
