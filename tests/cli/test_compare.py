@@ -31,6 +31,7 @@ def test_the_terminal_has_what_differs_and_stars_the_best(cli: Cli, runs: list[P
         *("97.50", "%", "99.00", "%", "*"),
     ]
     assert not any("careful:" in line for line in lines)
+    assert lines[-1][:5] == ["*", "the", "best", "of", "its"]
 
 
 def test_json_and_the_page(cli: Cli, runs: list[Path], tmp_path: Path) -> None:
@@ -56,6 +57,7 @@ def test_lines_fit_the_terminal(
     monkeypatch.setenv("COLUMNS", columns)
     body = cli("compare", *runs).out.split("\n\n", 1)[1]
     assert max(map(len, body.splitlines())) <= int(columns)
+    assert ("A 3" in body and "B 9" in body) == (columns == "40"), "narrow: the letters stand with the values"
 
 
 def test_what_cannot_be_compared_is_refused_in_one_line(cli: Cli, runs: list[Path], tmp_path: Path) -> None:

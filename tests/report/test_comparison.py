@@ -61,6 +61,29 @@ def test_what_makes_runs_not_comparable_is_told(tmp_path: Path) -> None:
     assert not any(row.best for row in comparison.figures), "no winner among different workloads"
 
 
+def test_a_target_that_is_given_or_inferred_is_the_same_workload(tmp_path: Path) -> None:
+    recipe = RECIPE.replace("digits", "{kind: table, path: people.csv%s}")
+    judged = classification() | {"fingerprint": "00000000deadbeef"}
+    one = write_run(tmp_path / "one", recipe=recipe % "", evaluation=judged)
+    other = write_run(tmp_path / "two", recipe=recipe % ", target: bought", evaluation=judged)
+    assert compare([one, other]).warnings == []
+    elsewhere = judged | {"fingerprint": "00000000cafecafe"}
+    third = write_run(tmp_path / "three", recipe=recipe % ", target: sex", evaluation=elsewhere)
+    first, *_ = compare([other, third]).warnings
+    assert first == "different workloads, so metrics cannot be compared: target A bought, B sex"
+
+
+def test_times_that_differ_by_chance_have_no_best(tmp_path: Path) -> None:
+    folders = []
+    for name, seconds, p50 in (("one", 10.0, 1.0), ("two", 11.0, 2.0)):
+        rehearsal = {"requests": 100, "agreement": 1.0, "latency_ms": {"p50": p50, "p99": 10 * p50}}
+        changed = result(seconds={"train": seconds}, rehearsal=rehearsal)
+        folders.append(write_run(tmp_path / name, result=changed))
+    figures = {row.name: row.best for row in compare(folders).figures}
+    assert figures["training_seconds"] == figures["server_latency_p99_ms"] == frozenset()
+    assert figures["server_latency_p50_ms"] == {0}
+
+
 def test_too_few_and_the_same_are_refused(tmp_path: Path) -> None:
     one = write_run(tmp_path / "one")
     (tmp_path / "latest").symlink_to("one")

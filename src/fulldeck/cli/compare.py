@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fulldeck.cli.output import Json, write_json, write_table, write_text
+from fulldeck.cli.output import NARROW, Json, width, write_json, write_table, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,20 +59,26 @@ def _write(comparison: Comparison) -> None:
     letters = list(comparison.runs)
     typer.echo()
     if comparison.recipe:
-        write_table(("setting", *letters), _cells(comparison.recipe))
+        write_table(("setting", *letters), _cells(comparison.recipe, letters))
     else:
         typer.echo("the recipes are the same")
     typer.echo()
-    write_table(("figure", *letters), _cells(comparison.figures))
+    write_table(("figure", *letters), _cells(comparison.figures, letters))
+    if any(row.best for row in comparison.figures):
+        write_text("* the best of its row; times that differ by less than a fifth are taken as equal")
 
 
-def _cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """The best of a row is starred; what is long is cut, the page and --json have it whole."""
+def _cells(rows: Sequence[Row], letters: Sequence[str]) -> list[tuple[str, ...]]:
+    """The best of a row is starred; what is long is cut, the page and --json have it whole.
+
+    Where the terminal is too narrow for a table's head, each value stands with its run's letter.
+    """
+    before = [f"{letter} " if width() < NARROW else "" for letter in letters]
     return [
         (
             row.name,
             *(
-                shorten(text, LONGEST, placeholder="...") + (" *" if place in row.best else "")
+                f"{before[place]}{shorten(text, LONGEST, placeholder='...')}{' *' if place in row.best else ''}"
                 for place, text in enumerate(row.texts)
             ),
         )

@@ -13,7 +13,7 @@ from fulldeck.errors import BadInput
 from fulldeck.figures import duration, lower_is_better
 from fulldeck.report.panels import Panel, learning_curves
 from fulldeck.report.run_files import RunFiles, read_run
-from fulldeck.report.words import shown
+from fulldeck.report.words import SAME_TIME, shown
 from fulldeck.run_folder import EVALUATION, RECIPE
 
 MACHINE = ("processor", "cores", "threads", "accelerator", "system")
@@ -101,7 +101,7 @@ def _settings_that_differ(runs: Mapping[str, RunFiles]) -> list[Row]:
 
 def _figures_judged(runs: Mapping[str, RunFiles]) -> list[Row]:
     columns = [_figures(run) for run in runs.values()]
-    alike = not _differs([run.recipe.get("workload") for run in runs.values()])
+    alike = not _workloads_that_differ(runs)
     rows = []
     for name in dict.fromkeys(name for column in columns for name in column):
         values = [column.get(name) for column in columns]
@@ -113,10 +113,41 @@ def _figures_judged(runs: Mapping[str, RunFiles]) -> list[Row]:
 def _best(name: str, values: Sequence[Any], texts: Sequence[str]) -> frozenset[int]:
     """Where the best values stand; nowhere if all that have one read the same."""
     numbers = {place: value for place, value in enumerate(values) if isinstance(value, (int, float))}
-    if name == "training_steps" or len({texts[place] for place in numbers}) < 2:
+    told_apart = len({texts[place] for place in numbers}) > 1
+    if name == "training_steps" or not told_apart or _is_noise(name, list(numbers.values())):
         return frozenset()
     best = (min if lower_is_better(name) else max)(numbers.values())
     return frozenset(place for place in numbers if texts[place] == texts[values.index(best)])
+
+
+def _is_noise(name: str, values: Sequence[float]) -> bool:
+    """Whether the values are times of one measurement each that differ no more than such times do by themselves;
+    the slowest of a hundred requests always does."""
+    if not name.endswith(("_ms", "_seconds")):
+        return False
+    return "p99" in name or max(values) < SAME_TIME * min(values)
+
+
+def _workloads_that_differ(runs: Mapping[str, RunFiles]) -> list[str]:
+    """Each setting of the workload that differs, with its values; none where the judged examples are the same,
+    however the recipes name them (a target may be given or inferred)."""
+    if _same([run.evaluation.get("fingerprint") for run in runs.values()]):
+        return []
+    known = {letter: run.recipe.get("workload") for letter, run in runs.items() if RECIPE not in run.missing}
+    if not all(isinstance(workload, Mapping) for workload in known.values()):
+        texts = {letter: json.dumps(workload).strip('"') for letter, workload in known.items()}
+        return [_each(texts)] if _differs(list(texts.values())) else []
+    flat = {letter: _flat(workload) for letter, workload in known.items() if isinstance(workload, Mapping)}
+    found = []
+    for name in dict.fromkeys(name for settings in flat.values() for name in settings):
+        values = {letter: settings.get(name) for letter, settings in flat.items()}
+        if _differs(list(values.values())):
+            found.append(f"{name} {_each(values)}")
+    return found
+
+
+def _same(values: Sequence[Any]) -> bool:
+    return None not in values and not _differs(values)
 
 
 def _differs(values: Sequence[Any]) -> bool:
@@ -179,10 +210,8 @@ def _warnings(runs: Mapping[str, RunFiles]) -> list[str]:
     for letter, run in runs.items():
         lacks = {name: reason for name, reason in run.missing.items() if name != EVALUATION}
         found += [f"{letter} has no whole {name}: {reason}" for name, reason in lacks.items()]
-    known = {letter: run for letter, run in runs.items() if RECIPE not in run.missing}
-    workloads = {letter: json.dumps(run.recipe.get("workload")).strip('"') for letter, run in known.items()}
-    if _differs(list(workloads.values())):
-        found.append(f"different workloads, so metrics cannot be compared: {_each(workloads)}")
+    if workloads := _workloads_that_differ(runs):
+        found.append(f"different workloads, so metrics cannot be compared: {'; '.join(workloads)}")
     sizes = {
         letter: run.evaluation["examples"] for letter, run in runs.items() if "examples" in run.evaluation
     }
