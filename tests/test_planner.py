@@ -182,6 +182,9 @@ def test_nothing_is_skipped_in_silence() -> None:
         plan(ReadsText())
     made = plan(Entry(ReadsText(), optional=True), Compiles())
     assert made.steps[0].skipped == "works on text data, and this is image data"
+    assert ReadsText().cannot(Situation("tokens", "language_modelling", "cpu")) == (
+        "works on text data, and this is token data"
+    )
     assert list(made.acting) == ["compiles"]
 
 

@@ -185,7 +185,9 @@ class Instruction(Declared):
         """The reason why this one cannot act in `situation`, or None."""
         kinds = self.card.kinds
         if kinds and situation.kind not in kinds | {"unknown"}:
-            return f"works on {' or '.join(sorted(kinds))} data, and this is {situation.kind} data"
+            # "tokens" is the one kind with a plural for a name.
+            works = " or ".join(kind.removesuffix("s") for kind in sorted(kinds))
+            return f"works on {works} data, and this is {situation.kind.removesuffix('s')} data"
         return None
 
     @classmethod

@@ -29,7 +29,7 @@ def test_results_as_a_list_and_as_a_page(cli: Cli, tmp_path: Path) -> None:
 def test_nothing_yet(cli: Cli, tmp_path: Path) -> None:
     answer = cli("evidence", "--out", tmp_path / "none", "--page", tmp_path / "evidence.html")
     assert answer.code == 0
-    assert "nothing has been measured" in answer.out
+    assert f"nothing has been measured in {tmp_path}/none/; begin with: " in answer.out
     assert "Nothing has been measured yet" in (tmp_path / "evidence.html").read_text()
 
 

@@ -56,6 +56,12 @@ def test_says_what_it_inferred(write):
     assert "split as given: train 3, test 2" in notes
 
 
+def test_one_column_is_said_to_be_one(write):
+    notes = " | ".join(table(write("a,b,label\n1,x,yes\n2,y,no\n3,x,yes\n")).load().notes)
+    assert "1 column holds numbers: a" in notes
+    assert "1 column holds categories: b" in notes
+
+
 def test_a_full_stop_that_is_part_of_a_label_stays(write):
     data = table(write("a,label\n1,yes.\n2,no\n3,yes.\n")).load()
     assert data.classes == ("no", "yes.")

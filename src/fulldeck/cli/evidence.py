@@ -37,9 +37,7 @@ def command(
     if json:
         write_json(results)
     elif not results:
-        typer.echo(
-            f"nothing has been measured below {out}; begin with: fulldeck verify amp_optimizer --quick"
-        )
+        typer.echo(f"nothing has been measured in {out}/; begin with: fulldeck verify amp_optimizer --quick")
     else:
         rows = [
             (

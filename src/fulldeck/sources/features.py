@@ -85,10 +85,14 @@ def _notes(inputs: Columns, left_out: list[str], missing: dict[str, int]) -> Ite
     numbers = [name for name, column in inputs.items() if column.dtype != object]
     texts = [name for name, column in inputs.items() if column.dtype == object]
     if numbers:
-        yield f"{len(numbers)} columns hold numbers: {', '.join(numbers)}"
+        yield f"{_columns(numbers)} numbers: {', '.join(numbers)}"
     if texts:
-        yield f"{len(texts)} columns hold categories: {', '.join(texts)}"
+        yield f"{_columns(texts)} categories: {', '.join(texts)}"
     if missing:
         yield f"{sum(missing.values()):,} missing values in {', '.join(missing)}"
     if left_out:
         yield f"left out: {', '.join(left_out)}"
+
+
+def _columns(names: list[str]) -> str:
+    return "1 column holds" if len(names) == 1 else f"{len(names)} columns hold"

@@ -67,11 +67,12 @@ def decode_all(
         return Pictures(images, np.arange(len(sources)), inferred)
     told = [f"{names[place]} ({reason})" for place, reason in list(corrupt.items())[:NAMED]]
     more = f" and {len(corrupt) - NAMED:,} more" if len(corrupt) > NAMED else ""
-    note = f"{len(corrupt):,} of {len(sources):,} images are corrupt: {', '.join(told)}{more}"
+    verb = "is" if len(corrupt) == 1 else "are"
+    note = f"{len(corrupt):,} of {len(sources):,} images {verb} corrupt: {', '.join(told)}{more}"
     if corrupt_is_fatal or len(corrupt) == len(sources):
         raise BadInput(note)
     kept = np.setdiff1d(np.arange(len(sources)), list(corrupt))
-    return Pictures(images[kept], kept, (*inferred, f"{note}; they are left out"))
+    return Pictures(images[kept], kept, (*inferred, f"{note}; left out"))
 
 
 def resize_all(images: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
