@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import gc
+import os
 import re
 import sys
 from pathlib import Path
@@ -16,6 +16,9 @@ from fulldeck.errors import BadInput
 _UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)")
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
+_LARGEST_THRESHOLD = 2**25
+"""That glibc comes to by itself when large blocks are freed."""
 _RAN_OUT = ("out of memory", "can't allocate memory")
 
 
@@ -38,11 +41,23 @@ def memory_limit(device: torch.device) -> int:
 
 def give_back(device: torch.device) -> None:
     """Return what is allocated and not used: to the accelerator, or to the system (glibc keeps it)."""
-    gc.collect()
     if device.type != "cpu":
         torch.accelerator.empty_cache()
     elif sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
+
+
+def keep_freed_memory(keep: bool) -> None:
+    """Whether the C allocator keeps large freed blocks for the next one, as it does by itself (glibc).
+
+    Without, what the process holds is what its tensors hold, as with MALLOC_MMAP_THRESHOLD_=65536, and new
+    blocks cost page faults. Where that variable is set, it stays as it says.
+    """
+    if "MALLOC_MMAP_THRESHOLD_" in os.environ:
+        return
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(_MMAP_THRESHOLD, _LARGEST_THRESHOLD if keep else 2**16)
+        libc.mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_THRESHOLD if keep else 2**17)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,5 +1,8 @@
 import copy
 import gc
+import os
+import subprocess
+import sys
 import warnings
 from collections import Counter
 
@@ -390,12 +393,21 @@ def wide_loop(budget, **settings):
     return make_loop(GradientCheckpointing(budget=budget), model=model, **settings)
 
 
-def test_a_large_budget_lets_every_block_go():
+def check_a_large_budget_lets_every_block_go():
     loop = wide_loop(spoken_bytes(memory_in_use(CPU) + 2**32))
     loop.fit()
     assert loop.reported["gradient_checkpointing"]["checkpointed_blocks"]["after"] == 0
     costs = loop.states["gradient_checkpointing"].costs
     assert [cost.bytes for cost in costs.values()] == pytest.approx([25e6] * 4, rel=0.1)
+
+
+def test_memory_as_it_is():
+    """The functions called check_* read this process's memory, so they get a process in which nothing was before."""
+    options = ["-o", "python_functions=check_*", "-p", "no:cacheprovider"]
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", *options, __file__]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def least_budget():
@@ -404,7 +416,7 @@ def least_budget():
     return parse_bytes(str(caught.value).split("write budget: ")[1].split(",")[0])
 
 
-def test_a_budget_below_the_least_says_the_least_and_one_above_it_lets_some_go():
+def check_a_budget_below_the_least_says_the_least_and_one_above_it_lets_some_go():
     least = least_budget()
     gc.collect()  # what failed must not count in the second training
     loop = wide_loop(spoken_bytes(least + 65e6))

@@ -10,7 +10,7 @@ checkpointed that make the training fit: two steps run with all of them, while t
 block and the memory of the whole are measured; then blocks with the most seconds per byte are let go.
 
 Use when: peak memory limits the batch size or the length.
-Avoid when: memory is no limit: each step takes up to a third longer. On a CPU start with
+Avoid when: memory is no limit: each step takes up to a third longer. On a CPU without a `budget` start with
 MALLOC_MMAP_THRESHOLD_=65536, or the C allocator keeps what is freed and hides the gain.
 Reference: Chen et al. 2016, arXiv:1604.06174; Korthikanti et al. 2022, arXiv:2205.05198 (selective). The work
 is done by `torch.utils.checkpoint`.
@@ -49,7 +49,7 @@ from fulldeck.instructions.training.gradient_checkpointing.recomputation import 
     checkpoint_blocks,
 )
 from fulldeck.machine import recent_peak, reset_peak
-from fulldeck.memory import give_back, parse_bytes, spoken_bytes
+from fulldeck.memory import give_back, keep_freed_memory, parse_bytes, spoken_bytes
 from fulldeck.random_state import random_state, restore_random_state
 
 if TYPE_CHECKING:
@@ -126,6 +126,9 @@ class GradientCheckpointing(Instruction):
         if self.budget is not None:
             loop.on("batch_start", run.measure)
             loop.on("step_end", run.choose)
+            if loop.device.type == "cpu":  # what the allocator keeps would count as used
+                keep_freed_memory(False)
+                loop.on("hand_over", lambda: keep_freed_memory(True))
 
 
 class _Run:

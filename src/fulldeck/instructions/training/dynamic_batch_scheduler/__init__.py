@@ -1,0 +1,147 @@
+"""Compute as many samples at once as fit into memory, and add up their gradients to the batch that was asked for.
+
+Memory is about a + b x samples, so two probes on a few samples of the first batch predict what fits. The
+micro-batch then follows the high-water mark of the device's allocator (on a CPU, of this process): above
+`high` it is halved, and the number of parts grows, so that the optimizer sees the same batch; below `low` for
+a while it grows again. When memory runs out, what was computed is dropped and the same samples are computed
+again in smaller parts. The gradient is the sum over all samples (or tokens) divided by their number: exact
+also for a ragged last batch, up to rounding, and the learning rate needs no change.
+
+Two things are not the same: batch-norm takes its statistics from each part, and dropout draws other masks.
+Runs in which that happened say so. A resumed run goes on with the same parts.
+
+Use when: batches do not fit, or the memory that is free is not known beforehand, or sizes of inputs vary.
+Avoid when: everything fits with room to spare: nothing is gained.
+Reference: Goyal et al. 2017, arXiv:1706.02677 (the effective batch decides); the line through two probes is
+this file's. Chen et al. 2016, arXiv:1604.06174, shrinks b: see gradient_checkpointing.
+
+Example:
+    >>> import torch
+    >>> model = torch.nn.Linear(64, 8)
+    >>> def step(samples):
+    ...     model(torch.ones(samples, 64)).exp().sum().backward()
+    >>> largest_batch(step, limit=2**40, most=256)
+    256
+    >>> token_budget_batches([3, 9, 4, 8], tokens=18)
+    [[0, 2], [3, 1]]
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import model_validator
+
+from fulldeck.device import pick_device
+from fulldeck.errors import BadInput
+from fulldeck.instruction import Evidence, Instruction, instruction, param
+from fulldeck.instructions.training.dynamic_batch_scheduler.parts import Parts
+from fulldeck.instructions.training.dynamic_batch_scheduler.probes import largest_batch, token_budget_batches
+from fulldeck.loader import BatchLoader
+from fulldeck.machine import recent_peak, reset_peak
+from fulldeck.memory import give_back, memory_in_use, parse_bytes, spoken_bytes
+
+if TYPE_CHECKING:
+    from fulldeck.evidence.outcome import Outcome
+    from fulldeck.training_loop import TrainingLoop
+
+__all__ = ["DynamicBatchScheduler", "largest_batch", "token_budget_batches"]
+
+
+@instruction(
+    5,
+    stage="training",
+    touches={"batch_size"},
+    before={
+        "weight_averaging": "it counts an epoch's steps when it attaches, and effective_batch changes them"
+    },
+    evidence=Evidence(
+        workload="digits", metric="budget_used", expect="<= 0.6x", cost={"validation_loss": "<= 1.01x"}
+    ),
+)
+class DynamicBatchScheduler(Instruction):
+    budget: str | None = param(
+        None,
+        doc="Most memory that may be in use, such as 12GiB (on a CPU: by this process); left out: all there is.",
+    )
+    high: float = param(
+        0.85, gt=0, le=1, search=(0.75, 0.85, 0.95), doc="Share of the budget above which parts are halved."
+    )
+    low: float = param(0.5, ge=0, lt=1, doc="Share of the budget below which they may grow again.")
+    patience: int = param(5, ge=1, doc="Readings below `low`, one after another, before they grow.")
+    unit: Literal["samples", "tokens"] = param(
+        "samples", doc="What a part holds equally many of; tokens where the length of inputs varies."
+    )
+    effective_batch: int | None = param(
+        None, ge=1, doc="Samples of an optimizer step; left out: as the loader gives them."
+    )
+
+    @model_validator(mode="after")
+    def _marks_and_budget(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(
+                f"dynamic_batch_scheduler.low must be below high ({self.high:g}), got {self.low:g}"
+            )
+        if self.budget is not None:
+            parse_bytes(self.budget)
+        return self
+
+    def attach(self, loop: TrainingLoop) -> None:
+        """Let the loop compute its batches in parts that fit.
+
+        Raises BadInput if the loader cannot give `effective_batch` samples.
+        """
+        if self.effective_batch is not None:
+            _set_batch_size(loop, self.effective_batch)
+        parts = Parts(self, loop)
+        loop.keep(parts)
+        loop.around("gradients", parts.gradients)
+        loop.on("step_end", parts.step_end)
+        loop.on("hand_over", parts.end)
+
+    def prove(self, outcome: Outcome) -> float:
+        """budget_used: what a step takes, as a share of half of what the whole train split takes at once."""
+        return _budget_used(self, outcome)
+
+
+def _set_batch_size(loop: TrainingLoop, size: int) -> None:
+    loader = loop.loader
+    if not isinstance(loader, BatchLoader):
+        raise BadInput(
+            f"dynamic_batch_scheduler.effective_batch {size} cannot be met: the batches of this loader are made "
+            "elsewhere; let it give so many samples, they are computed in parts, and leave effective_batch out"
+        )
+    if size > (there := len(loader.sampler.indices(0))):
+        raise BadInput(
+            f"dynamic_batch_scheduler.effective_batch {size} cannot be met: there are {there} samples to train on"
+        )
+    loader.batch_size = size
+
+
+def _budget_used(instruction: DynamicBatchScheduler, outcome: Outcome) -> float:
+    from fulldeck.training_loop import TrainingLoop
+
+    workload, data = outcome.recipe.workload, outcome.data
+    encoder = data.encoder
+    assert encoder is not None
+
+    def peak(*instructions: Instruction) -> int:
+        loop = TrainingLoop(
+            workload.model(data),
+            BatchLoader(data.train, encoder, len(data.train)),
+            workload.loss(data),
+            instructions=instructions,
+            epochs=3,
+            device=outcome.recipe.train.device,
+        )
+        give_back(loop.device)
+        held = memory_in_use(loop.device)
+        loop.on("batch_start", lambda batch: reset_peak(loop.device) if loop.step == 2 else None)
+        loop.fit()
+        return recent_peak(loop.device) - held
+
+    whole = peak()
+    held = memory_in_use(pick_device(outcome.recipe.train.device))
+    own = any(entry.instruction.card.name == instruction.card.name for entry in outcome.recipe.entries)
+    budget = spoken_bytes((held + whole / 2) / instruction.high)
+    return peak(*([instruction.replace(budget=budget)] if own else [])) / (whole / 2)
