@@ -108,7 +108,8 @@ class ParameterEfficientFinetuning(Instruction):
                 loop.notes.append(f"the adapters alone are in the folder artifacts/{FOLDER}")
 
         loop.on("hand_over", merge)
-        loop.carry(adapters)
+        if self.save_adapters:
+            loop.carry(adapters)
 
     def optimise(self, candidate: Candidate) -> Candidate:
         """Write the adapters alone, where asked for; the candidate stays as it is."""
