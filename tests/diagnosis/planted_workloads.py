@@ -110,7 +110,7 @@ PLANTS: Mapping[str, Plant] = {
     "padding": Plant(_ids(8, 64, 100), lambda: Table(100, 16)),
     "elementwise": Plant(_floats(32_768), Elementwise),
     "tiny_kernels": Plant(_floats(4), TinyKernels, batch_size=4),
-    "embedding_table": Plant(_ids(4, 4, 50_000), lambda: Table(50_000, 64)),
+    "embedding_table": Plant(_ids(4, 4, 150_000), lambda: Table(150_000, 64)),
     "products": Plant(_floats(768), products, batch_size=256),
     "broken": Plant(_floats(4), lambda: Broken(4, 2)),
     "nan": Plant(_floats(4), lambda: Nan(4, 2)),

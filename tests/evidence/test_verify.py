@@ -32,16 +32,16 @@ def recipe(folder: Path, *instructions: str) -> Path:
 
 def test_a_planted_delay_is_found(planted: None, tmp_path: Path) -> None:
     told: list[str] = []
-    made = recipe(tmp_path, "planted_delay: {milliseconds: 20}")
+    made = recipe(tmp_path, "planted_delay: {milliseconds: 8}")
     result = verify("planted_delay", recipe=made, quick=True, tell=told.append)
     assert result["metric"] == "step_time"
-    assert result["ratio"] > 2
-    assert result["interval"][0] > 1.5
+    assert result["ratio"] > 1.3
+    assert result["interval"][0] > 1.1
     # A busy machine may keep it from concluding, and then it must say so.
     assert result["verdict"] == "hurts" or "too noisy" in result["reason"]
     assert result["claim_holds"] is False
     assert len(result["samples"]["step_time"]["baseline"]) == result["rounds"] == 15
-    assert result["treatment"] > result["baseline"] + 15
+    assert result["treatment"] > result["baseline"] + 5
     assert any("round 15" in words for words in told)
 
 

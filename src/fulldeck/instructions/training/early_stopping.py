@@ -12,6 +12,7 @@ Reference: Prechelt 1998, "Early Stopping - But When?", in Neural Networks: Tric
 
 Example:
     >>> import torch
+    >>> from fulldeck.instructions.training.early_stopping import BestWeights
     >>> model = torch.nn.Linear(1, 1)
     >>> best, losses = BestWeights(model), []
     >>> for loss in (0.9, 0.5, 0.6, 0.7, 0.8):  # of your validation data, after each epoch
