@@ -35,14 +35,6 @@ class PlantedDelay(Instruction):
         loop.on("batch_start", burn)
 
 
-@instruction(191, stage="training", evidence=Evidence(workload="breast_cancer", metric="nonsense", expect=">= 1.0"))
-class PlantedNonsense(Instruction):
-    """Name a metric that nobody records."""
-
-    def attach(self, loop: Any) -> None:
-        pass
-
-
 @instruction(192, stage="training", evidence=Evidence(workload="breast_cancer", metric="step_time", expect="<= 1.05x"))
 class PlantedFailure(Instruction):
     """Fail in the first step."""
@@ -65,14 +57,14 @@ class PlantedDivergence(Instruction):
 
 @pytest.fixture
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Instructions planted_delay, planted_nonsense, planted_failure and planted_divergence."""
+    """Instructions planted_delay, planted_failure and planted_divergence."""
     folder = tmp_path / "plugin"
     info = folder / "planted-1.0.dist-info"
     info.mkdir(parents=True)
     (folder / "planted.py").write_text(PLUGIN)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: planted\nVersion: 1.0\n")
-    names = {"planted_delay": "PlantedDelay", "planted_nonsense": "PlantedNonsense"}
-    names |= {"planted_failure": "PlantedFailure", "planted_divergence": "PlantedDivergence"}
+    names = {"planted_delay": "PlantedDelay", "planted_failure": "PlantedFailure"}
+    names |= {"planted_divergence": "PlantedDivergence"}
     points = "".join(f"{name} = planted:{cls}\n" for name, cls in names.items())
     (info / "entry_points.txt").write_text(f"[fulldeck.instructions]\n{points}")
     monkeypatch.syspath_prepend(str(folder))

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from fulldeck.errors import BadInput, RunFailed
+from fulldeck.evidence.claim import Claim
 from fulldeck.evidence.contributions import contributions
-from fulldeck.evidence.measurement import budget_seconds
+from fulldeck.evidence.measured import outcomes
+from fulldeck.evidence.measurement import Seeds, budget_seconds
 from fulldeck.evidence.verify import arms_of, verify
 
 RECIPE = """
@@ -75,9 +77,10 @@ def test_a_failing_arm_shows_its_last_lines_and_its_log(planted: None, tmp_path:
         verify("planted_failure", recipe=recipe(tmp_path), quick=True)
 
 
-def test_a_metric_that_nobody_records_is_named(planted: None, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match='the metric "nonsense" is not recorded; there are accuracy, '):
-        verify("planted_nonsense", recipe=recipe(tmp_path), quick=True)
+def test_a_metric_that_nobody_records_is_named() -> None:
+    told = {arm: [{"accuracy": 0.9, "loss": 0.1}] for arm in ("baseline", "treatment")}
+    with pytest.raises(BadInput, match='the metric "nonsense" is not recorded; there are accuracy, loss'):
+        outcomes("nonsense", Claim.parse(">= 1.0"), Seeds([0], told))
 
 
 @pytest.mark.slow
