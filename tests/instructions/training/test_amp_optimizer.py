@@ -1,9 +1,12 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
-from fulldeck.errors import BadInput, RunFailed
+from fulldeck.errors import BadInput, CannotAct, RunFailed
 from fulldeck.instruction import Situation
+from fulldeck.instructions.training import amp_optimizer
 from fulldeck.instructions.training.amp_optimizer import (
     OVERFLOW,
     AmpOptimizer,
@@ -12,6 +15,8 @@ from fulldeck.instructions.training.amp_optimizer import (
     mixed_precision,
     pick_dtype,
 )
+from fulldeck.instructions.training.amp_optimizer.float8 import Float8Layers, refuse_float8
+from fulldeck.instructions.training.amp_optimizer.parity import module_to_keep
 from fulldeck.training_loop import TrainingLoop
 
 
@@ -290,7 +295,8 @@ def test_plain_attention_is_the_same_attention():
 
     (fused, share), (plain, plain_share) = losses(), losses(attention="plain")
     assert plain == pytest.approx(fused, rel=1e-2)
-    assert share == plain_share == {"low_precision_flops": {"before": 0.0, "after": 1.0}}
+    for figures in (share, plain_share):
+        assert figures["low_precision_flops"] == {"before": 0.0, "after": 1.0}
     assert not torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
 
 
@@ -310,3 +316,106 @@ def test_half_precision_weights_are_refused():
 
 def test_auto_is_bfloat16_on_a_cpu():
     assert pick_dtype("auto", torch.device("cpu")) == torch.bfloat16
+
+
+class Delicate(nn.Module):
+    """The difference of two large numbers: nothing is left of it in eight bits of mantissa."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return (self.mix(x) + 1000 - 1000) * 30
+
+
+def delicate():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Sequential(nn.Linear(108, 8), nn.BatchNorm1d(8), Delicate(), nn.Dropout(0.5)),
+        nn.Linear(8, 2),
+    )
+
+
+def test_a_loss_that_is_another_in_few_bits_names_the_module_to_keep():
+    net = delicate()
+    training = loop(AmpOptimizer(dtype="bfloat16"), net=net)
+    before = net[1][1].running_mean.clone()
+    with pytest.raises(RunFailed) as told:
+        training.fit()
+    text = str(told.value)
+    assert text.startswith("amp_optimizer: the loss of the first batch is ")
+    assert " in bfloat16 and " in text
+    assert "; write keep_fp32: [1.2.mix], with which it is " in text
+    assert training.updates == 0
+    assert torch.equal(net[1][1].running_mean, before)
+    training = loop(AmpOptimizer(dtype="bfloat16", keep_fp32=("1.2.mix",)), net=delicate(), epochs=2)
+    training.fit()
+    losses = training.reported["amp_optimizer"]["first_loss"]
+    assert losses["after"] == pytest.approx(losses["before"], rel=0.05)
+
+
+def test_the_smallest_module_that_is_enough():
+    net = nn.ModuleDict({"blocks": nn.ModuleList([Delicate(), Delicate()]), "head": nn.Linear(8, 2)})
+
+    def loss(kept):
+        return 1.0 if any("blocks.1.mix".startswith(name) for name in kept) else 2.0
+
+    assert module_to_keep(net, 1.0, loss, 0.05) == ("blocks.1.mix", 1.0)
+    assert module_to_keep(net, 1.0, lambda kept: float("nan"), 0.05) is None
+
+
+def test_where_float8_is_not_to_be_had():
+    text = "float8 needs an NVIDIA GPU of compute capability 8.9 or newer; write dtype: bfloat16"
+    cpu = Situation(kind="image", task="classification", device="cpu")
+    assert AmpOptimizer(dtype="float8").cannot(cpu) == refuse_float8(torch.device("cpu")) == text
+    with pytest.raises(CannotAct, match=text):
+        loop(AmpOptimizer(dtype="float8"))
+    with pytest.raises(CannotAct, match=text), mixed_precision(model(), dtype="float8"):
+        pass
+
+
+def wide():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(108, 32), nn.ReLU(), nn.Linear(32, 32), nn.Linear(32, 2))
+
+
+@pytest.fixture
+def float8(monkeypatch):
+    """As on a GPU that has it; the arithmetic is torchao's emulation."""
+    monkeypatch.setattr(amp_optimizer, "refuse_float8", lambda device: None)
+    monkeypatch.setattr(amp_optimizer, "Float8Layers", partial(Float8Layers, emulate=True))
+
+
+def test_float8_is_for_linear_layers_of_fitting_size_and_does_not_outlive_training(float8):
+    net = wide()
+    exact = net[3]
+    training = loop(AmpOptimizer(dtype="float8"), net=net, epochs=5, validation=batches(1))
+    kinds = [type(layer).__name__ for layer in net]
+    assert kinds == ["Flatten", "Linear", "ReLU", "Float8Linear", "Linear"]
+    seen = set()
+    training.on("after_forward", lambda part: seen.add(type(net[3]).__name__))
+    fitted = training.fit()
+    assert seen == {"Float8Linear"}
+    assert net[3] is exact
+    assert type(fitted[3]) is nn.Linear
+    assert training.history[-1]["loss"] < 0.5 * training.history[0]["loss"]
+    losses = training.reported["amp_optimizer"]["first_loss"]
+    assert losses["after"] != losses["before"]
+    assert losses["after"] == pytest.approx(losses["before"], rel=0.05)
+    plain = loop(net=wide(), epochs=5)
+    plain.fit()
+    assert training.history[-1]["loss"] == pytest.approx(plain.history[-1]["loss"], abs=0.05)
+
+
+def test_layers_kept_out_of_float8(float8):
+    training = loop(AmpOptimizer(dtype="float8", keep_fp32=("1",)), net=wide())
+    assert type(training.model[3]).__name__ == "Float8Linear"
+    with pytest.raises(CannotAct, match="sizes are multiples of 16; there is none"):
+        loop(AmpOptimizer(dtype="float8", keep_fp32=("3",)), net=wide())
+    net = wide()
+    with mixed_precision(net, dtype="float8"):
+        net(batches(1)[0][0]).float().sum().backward()
+    assert net[3].weight.grad is not None
+    assert type(net[3]) is nn.Linear
