@@ -2,16 +2,18 @@
 
 The learning rate and decay of the recipe are AdamW's, and are transferred: Muon, its steps scaled by 0.2 to
 those of AdamW, takes twice the rate (AdamW's steps are 0.2 to 0.4 of it once averaged, more in short
-trainings); Lion, whose every step is full, a third; schedule-free three times the rate, because an average
-stands in for its fall. What shrinks the weights in a step, rate times decay, stays the same. Decayed are
-the weights of products and convolutions only: no bias, no normalisation, no embedding.
+trainings); Lion, whose every step is full, a third; schedule-free twice the rate, because an average stands
+in for its fall (`benchmarks/optimizer_transfer.py`). What shrinks the weights in a step, rate times decay,
+stays the same. Decayed are the weights of products and convolutions only: no bias, no normalisation, no
+embedding.
 
 `muon` orthogonalises the momentum of the hidden matrices, and leaves all else (convolutions, embeddings, the
 last layer, vectors) to AdamW. `schedule_free` needs no schedule, and evaluates and hands over an average of
 its weights. `lion` and `adamw_8bit` halve and quarter the optimizer's memory.
 
 Use when: training takes long, or the optimizer's states do not fit (lion, adamw_8bit).
-Avoid when: a pretrained model is fine-tuned that another optimizer had trained: stay with that one.
+Avoid when: a pretrained model is fine-tuned that another optimizer had trained: stay with that one. On a CPU
+a step of adamw_8bit takes many times that of AdamW.
 Reference: arXiv:1711.05101 (AdamW); Defazio et al. 2024, arXiv:2405.15682 (schedule-free); Jordan 2024,
 kellerjordan.github.io/posts/muon, and Liu et al. 2025, arXiv:2502.16982 (Muon at AdamW's rate); Chen et al.
 2023, arXiv:2302.06675 (Lion); Dettmers et al. 2021, arXiv:2110.02861 (8 bits).
@@ -63,7 +65,7 @@ __all__ = [
 
 Kind = Literal["adamw", "schedule_free", "muon", "lion", "adamw_8bit"]
 
-_RATES = {"muon": 2.0, "lion": 1 / 3, "schedule_free": 3.0}
+_RATES = {"muon": 2.0, "lion": 1 / 3, "schedule_free": 2.0}
 """What AdamW's rate is multiplied by; 1 for the others."""
 _ADAM = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam)
 _BETAS = (0.9, 0.999)
