@@ -54,7 +54,7 @@ __all__ = ["TrainStepCompilation", "compile_model", "pad_to_multiple"]
         "touches:batch_size": "the step is measured with the batch that the training has",
     },
     evidence=Evidence(
-        workload="stdlib_text", metric="step_time", expect="<= 0.9x", cost={"validation_loss": "<= 1.03x"}
+        workload="stdlib_text", metric="step_time", expect="<= 0.97x", cost={"validation_loss": "<= 1.03x"}
     ),
 )
 class TrainStepCompilation(Instruction):
