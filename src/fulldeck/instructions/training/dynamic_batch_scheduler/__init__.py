@@ -28,6 +28,7 @@ Example:
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import model_validator
@@ -39,7 +40,7 @@ from fulldeck.instructions.training.dynamic_batch_scheduler.parts import Parts
 from fulldeck.instructions.training.dynamic_batch_scheduler.probes import largest_batch, token_budget_batches
 from fulldeck.loader import BatchLoader
 from fulldeck.machine import recent_peak, reset_peak
-from fulldeck.memory import give_back, memory_in_use, parse_bytes, spoken_bytes
+from fulldeck.memory import give_back, keep_freed_memory, memory_in_use, parse_bytes, spoken_bytes
 
 if TYPE_CHECKING:
     from fulldeck.evidence.outcome import Outcome
@@ -121,27 +122,34 @@ def _set_batch_size(loop: TrainingLoop, size: int) -> None:
 def _budget_used(instruction: DynamicBatchScheduler, outcome: Outcome) -> float:
     from fulldeck.training_loop import TrainingLoop
 
-    workload, data = outcome.recipe.workload, outcome.data
+    workload, data, device = outcome.recipe.workload, outcome.data, pick_device(outcome.recipe.train.device)
     encoder = data.encoder
     assert encoder is not None
 
-    def peak(*instructions: Instruction) -> int:
+    def peak(*instructions: Instruction) -> tuple[int, int]:
+        """Bytes in use before, and the most until the last of three gradients was there."""
+        gc.collect()  # loops and their handlers know each other
+        give_back(device)
+        held = memory_in_use(device)
         loop = TrainingLoop(
             workload.model(data),
             BatchLoader(data.train, encoder, len(data.train)),
             workload.loss(data),
             instructions=instructions,
             epochs=3,
-            device=outcome.recipe.train.device,
+            device=device.type,
         )
-        give_back(loop.device)
-        held = memory_in_use(loop.device)
-        loop.on("batch_start", lambda batch: reset_peak(loop.device) if loop.step == 2 else None)
+        peaks: list[int] = []
+        loop.on("batch_start", lambda batch: reset_peak(device))
+        loop.on("before_step", lambda batch: peaks.append(recent_peak(device)))
         loop.fit()
-        return recent_peak(loop.device) - held
+        return held, peaks[-1]
 
-    whole = peak()
-    held = memory_in_use(pick_device(outcome.recipe.train.device))
+    keep_freed_memory(False)  # or what the run before has freed would seem to be in use
+    held, whole = peak()
+    half = held + (whole - held) // 2
     own = any(entry.instruction.card.name == instruction.card.name for entry in outcome.recipe.entries)
-    budget = spoken_bytes((held + whole / 2) / instruction.high)
-    return peak(*([instruction.replace(budget=budget)] if own else [])) / (whole / 2)
+    scheduled = [instruction.replace(budget=spoken_bytes(half), high=0.99)] if own else []
+    held, most = peak(*scheduled)
+    keep_freed_memory(True)
+    return (most - held) / (half - held)

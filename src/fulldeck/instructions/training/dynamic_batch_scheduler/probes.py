@@ -11,7 +11,7 @@ import torch
 from fulldeck.device import pick_device
 from fulldeck.errors import BadInput
 from fulldeck.machine import recent_peak, reset_peak
-from fulldeck.memory import give_back, is_out_of_memory, spoken_bytes
+from fulldeck.memory import give_back, is_out_of_memory, memory_in_use, spoken_bytes
 
 
 def largest_batch(
@@ -24,29 +24,39 @@ def largest_batch(
 ) -> int:
     """The most samples with which `step(samples)` keeps memory below `limit` bytes, from three probes.
 
-    `step` does one whole training step. It is called with `start` samples, with eight times as many, and with
-    nearly as many as the line through both predicts; the result follows from the last two. On a CPU bytes
-    are those of the process. At most `most` are returned (and tried). Raises BadInput if `start` do not fit.
+    `step` does one whole training step. It is called with `start` samples, with up to eight times as many,
+    and with nearly as many as the line through both predicts; the result follows from the last two. On a CPU
+    bytes are those of the process. At most `most` are returned (and tried). Raises BadInput if `start` do
+    not fit.
     """
     where = pick_device(device)
     most = most or 2**31
-    few, some = min(start, most), min(8 * start, most)
-    first = peak_of(lambda: step(few), where)
+    few = min(start, most)
+    give_back(where)
+    held = memory_in_use(where)
+    first = peak_of(partial(step, few), where)
     if first is None or first > limit:
         needed = "" if first is None else f": they take {spoken_bytes(first)}"
         raise BadInput(
             f"{few} samples do not fit into {spoken_bytes(limit)}{needed}; raise limit, or lower start"
         )
-    points = [(few, first)]
+    points, failed = [(few, first)], most + 1
+    # As if all that the first step took were for its samples, and nothing for gradients and the optimizer.
+    guess = min(8 * few, few * (limit - held) // max(first - held, 1))
     for _ in range(2):
-        samples = some if len(points) == 1 else min(int(0.9 * line(points, limit)), most)
-        if samples <= points[-1][0]:
+        samples = max(min(guess, failed - 1), few + 1)
+        if samples <= points[-1][0] or samples >= failed:
             break
         peak = peak_of(partial(step, samples), where)
         if peak is None:
-            return (points[-1][0] + samples) // 2 if len(points) > 1 else few
-        points.append((samples, peak))
-    return min(max(int(line(points[-2:], limit)), few), most) if len(points) > 1 else few
+            failed = samples
+            guess = (points[-1][0] + failed) // 2
+        else:
+            points.append((samples, peak))
+            foreseen = line(points[-2:], limit)
+            guess = min(max(int(0.9 * foreseen), samples + 1), int(foreseen))
+    largest = int(line(points[-2:], limit)) if len(points) > 1 else few
+    return max(min(largest, failed - 1), few)
 
 
 def line(points: Sequence[tuple[int, int]], limit: int) -> float:
