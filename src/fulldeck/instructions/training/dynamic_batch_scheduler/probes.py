@@ -56,7 +56,8 @@ def largest_batch(
             foreseen = line(points[-2:], limit)
             guess = min(max(int(0.9 * foreseen), samples + 1), int(foreseen))
     largest = int(line(points[-2:], limit)) if len(points) > 1 else few
-    return max(min(largest, failed - 1), few)
+    # A line that foresees what has failed is none to go by.
+    return min(largest, most) if largest < failed or failed > most else points[-1][0]
 
 
 def line(points: Sequence[tuple[int, int]], limit: int) -> float:
