@@ -25,16 +25,11 @@ from fulldeck.instructions.inference.onnx_export import export_onnx as export_on
 from fulldeck.instructions.inference.post_training_quantization import PostTrainingQuantization as PostTrainingQuantization
 from fulldeck.instructions.inference.post_training_quantization import quantize_onnx as quantize_onnx
 from fulldeck.instructions.training.amp_optimizer import AmpOptimizer as AmpOptimizer
-from fulldeck.instructions.training.amp_optimizer import device_of as device_of
 from fulldeck.instructions.training.amp_optimizer import keep_in_float32 as keep_in_float32
 from fulldeck.instructions.training.amp_optimizer import low_precision_share as low_precision_share
-from fulldeck.instructions.training.amp_optimizer import matching_modules as matching_modules
 from fulldeck.instructions.training.amp_optimizer import mixed_precision as mixed_precision
-from fulldeck.instructions.training.amp_optimizer import module_to_keep as module_to_keep
 from fulldeck.instructions.training.amp_optimizer import pick_dtype as pick_dtype
 from fulldeck.instructions.training.amp_optimizer import plain_attention as plain_attention
-from fulldeck.instructions.training.amp_optimizer import refuse_float8 as refuse_float8
-from fulldeck.instructions.training.amp_optimizer import same_loss as same_loss
 from fulldeck.instructions.training.dynamic_batch_scheduler import DynamicBatchScheduler as DynamicBatchScheduler
 from fulldeck.instructions.training.dynamic_batch_scheduler import largest_batch as largest_batch
 from fulldeck.instructions.training.dynamic_batch_scheduler import token_budget_batches as token_budget_batches

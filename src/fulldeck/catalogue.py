@@ -158,6 +158,7 @@ def describe(cls: type[Instruction]) -> Entry:
         name
         for name, value in vars(module).items()
         if inspect.isfunction(value)
+        and name in getattr(module, "__all__", [name])
         and not name.startswith("_")
         and value.__module__.startswith(module.__name__)
     ]

@@ -107,7 +107,7 @@ instructions: [leakage_safe_splitting, lr_scheduler, weight_averaging, onnx_expo
 
 def test_what_cannot_act_says_so(book, tmp_path):
     with pytest.raises(
-        BadInput, match="auto_data_augmentation cannot act: works on image data, and this is tokens"
+        BadInput, match="auto_data_augmentation cannot act: works on image data, and this is token data"
     ):
         run(model_of(book), [_augmentation()], out=tmp_path)
 

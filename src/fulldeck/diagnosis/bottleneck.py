@@ -16,6 +16,8 @@ FULL = 0.9
 PADDED = 0.1
 """Share of padding worth saying: less is gained back by no means without other cost."""
 COMPUTING = ("forward", "backward")
+OF_THE_UPDATE = frozenset({"aten::embedding_dense_backward"})
+"""Operators of backward that fill a gradient for every row of a table, for an update that then reads it all."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +77,20 @@ def split_by_bound(
 ) -> dict[str, float]:
     """Shares of a step by what limits it: its phases, with forward and backward divided by their operators.
 
-    What of forward and backward is no operator's time is the host's: Python, and starting operators.
+    What of forward and backward is no operator's time is the host's: Python, and starting operators. The
+    dense gradient of an embedding table counts to the optimizer, who is what wants it dense.
     """
     shares = {name: value for name, value in phases.items() if name not in COMPUTING}
-    spent = {
-        bound: sum(one.seconds for one in operators if one.bound == bound and one.phase in COMPUTING)
-        for bound in BOUNDS
-    }
+    spent = dict.fromkeys((*BOUNDS, "optimizer"), 0.0)
+    for one in operators:
+        if one.phase in COMPUTING:
+            spent["optimizer" if one.name in OF_THE_UPDATE else one.bound] += one.seconds
     computing = step_seconds * sum(phases.get(name, 0.0) for name in COMPUTING)
     spent["launch"] += max(computing - sum(spent.values()), 0.0)
     scale = computing / step_seconds / max(sum(spent.values()), 1e-12)
+    update = spent.pop("optimizer") * scale
+    if update:
+        shares["optimizer"] += update
     return shares | {bound: value * scale for bound, value in spent.items()}
 
 

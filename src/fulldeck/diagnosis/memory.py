@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_iter
 
 from fulldeck.diagnosis.findings import Memory
 from fulldeck.machine import peak_memory
+from fulldeck.memory import memory_limit
 
 if TYPE_CHECKING:
     from fulldeck.batch import Batch
@@ -40,7 +40,8 @@ class SavedForBackward:
         if storage.data_ptr() not in self.known:
             self.known.add(storage.data_ptr())
             self.bytes += storage.nbytes()
-        return tensor
+        # Not the tensor itself, whose graph would hold it: without a backward pass neither were freed.
+        return tensor.detach()
 
 
 def memory_by_kind(loop: TrainingLoop, batch: Batch, gradients: int, activations: int) -> Memory:
@@ -65,10 +66,3 @@ def size_of(value: Any) -> int:
         if isinstance(one, Tensor)
     }
     return sum(storages.values())
-
-
-def memory_limit(device: torch.device) -> int:
-    """Bytes that `device` has in all."""
-    if device.type != "cpu":
-        return int(torch.accelerator.get_memory_info(device)[1])
-    return int(psutil.virtual_memory().total)
