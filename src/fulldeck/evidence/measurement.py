@@ -21,6 +21,8 @@ from fulldeck.recipe import Recipe
 BASELINE, CONTROL, TREATMENT = "baseline", "control", "treatment"
 ROUND_SECONDS = 0.1
 """An arm's share of a round is at least about so long: shorter ones measure the clock."""
+SLOW_ROUND_SECONDS = 2.0
+"""And no longer than about so long for the slowest arm, unless a single step takes more."""
 MOST_UNITS = 200
 MEMORY_REPEATS, MEMORY_STEPS = 3, 10
 MEMORY_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
@@ -104,8 +106,9 @@ def in_rounds(
                     setting.tell(f"preparing {name}")
                     arm.ask(seed=0, prove=None)
             setting.tell("warming up")
-            once = min(arm.ask(**{unit: 1})["wall_s"] for arm in started.values())
-            rounds.units = min(max(math.ceil(ROUND_SECONDS / once), 1), MOST_UNITS)
+            once = [arm.ask(**{unit: 1})["wall_s"] for arm in started.values()]
+            enough, most = math.ceil(ROUND_SECONDS / min(once)), int(SLOW_ROUND_SECONDS / max(once))
+            rounds.units = max(min(enough, most, MOST_UNITS), 1)
             while rounds.count < setting.looks[-1]:
                 for name in order.sample(sorted(arms), len(arms)):
                     answer = started[name].ask(**{unit: rounds.units})
