@@ -27,6 +27,7 @@ NAMES = {
     "make_recipe": "recipe",
     "plan": "pipeline",
     "read_recipe": "recipe",
+    "repeated_blocks": "blocks",
     "run": "pipeline",
     "save_weights": "weights",
 }

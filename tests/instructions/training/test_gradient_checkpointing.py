@@ -3,7 +3,6 @@ import gc
 import os
 import subprocess
 import sys
-import warnings
 from collections import Counter
 
 import pytest
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fulldeck.blocks import repeated_blocks
 from fulldeck.errors import BadInput, CannotAct
 from fulldeck.instructions.training.amp_optimizer import AmpOptimizer
 from fulldeck.instructions.training.gradient_checkpointing import (
@@ -18,7 +18,6 @@ from fulldeck.instructions.training.gradient_checkpointing import (
     block_costs,
     blocks_to_checkpoint,
     checkpoint_blocks,
-    repeated_blocks,
 )
 from fulldeck.instructions.training.gradient_checkpointing.costs import BlockCost
 from fulldeck.memory import memory_in_use, parse_bytes, spoken_bytes
@@ -241,30 +240,6 @@ def test_a_cache_for_generation_is_not_written_twice():
 
 
 # Which blocks ---------------------------------------------------------------------------------------------
-
-
-def block():
-    return nn.Sequential(nn.Linear(4, 4), nn.ReLU())
-
-
-def test_blocks_are_found_in_lists_and_in_stages_of_lists():
-    stages = nn.Sequential(
-        nn.Linear(4, 4), nn.Sequential(block(), block()), nn.Sequential(block(), block()), nn.Linear(4, 1)
-    )
-    assert list(repeated_blocks(stages)) == ["1.0", "1.1", "2.0", "2.1"]
-    assert list(repeated_blocks(gpt())) == [f"blocks.{number}" for number in range(4)]
-    layer = nn.TransformerEncoderLayer(8, 2)
-    with warnings.catch_warnings(action="ignore"):
-        assert list(repeated_blocks(nn.TransformerEncoder(layer, 2))) == ["layers.0", "layers.1"]
-
-
-def test_blocks_side_by_side_are_found_where_there_is_no_list():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.down1, self.down2, self.head = block(), block(), nn.Linear(4, 1)
-
-    assert list(repeated_blocks(Net())) == ["down1", "down2"]
 
 
 def test_a_model_without_repeated_blocks_is_told_what_it_has():

@@ -275,6 +275,17 @@ def test_recomputation_is_compiled_too():
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+def test_blocks_that_are_checkpointed_already_are_not_compiled_anew(tmp_path):
+    loop = training(GradientCheckpointing(), step(), checkpoints=tmp_path, epochs=1)
+    loop.fit()
+    assert compilations(loop) == 1
+    torch.compiler.reset()
+    resumed = training(GradientCheckpointing(), step(), checkpoints=tmp_path, epochs=2)
+    tried = resumed.states[LABEL].compilations
+    resumed.fit(resume=True)
+    assert resumed.states[LABEL].compilations == tried == 1
+
+
 def test_average_mixed_precision_and_adapters_together():
     loop = training(
         WeightAveraging(decay=0.9),

@@ -36,7 +36,6 @@ from pydantic import model_validator
 from fulldeck.batch import split_batch
 from fulldeck.errors import BadInput
 from fulldeck.instruction import Evidence, Instruction, instruction, param
-from fulldeck.instructions.training.gradient_checkpointing.blocks import repeated_blocks
 from fulldeck.instructions.training.gradient_checkpointing.costs import (
     BlockCost,
     block_costs,
@@ -47,6 +46,7 @@ from fulldeck.instructions.training.gradient_checkpointing.recomputation import 
     Keep,
     SameBuffers,
     checkpoint_blocks,
+    chosen_blocks,
 )
 from fulldeck.machine import recent_peak, reset_peak
 from fulldeck.memory import give_back, keep_freed_memory, parse_bytes, spoken_bytes
@@ -61,7 +61,6 @@ __all__ = [
     "block_costs",
     "blocks_to_checkpoint",
     "checkpoint_blocks",
-    "repeated_blocks",
 ]
 
 MARGIN = 0.03
@@ -143,14 +142,17 @@ class _Run:
         self.checkpointed: CheckpointedBlocks | None = None
 
     def wrap(self) -> None:
-        self.remove()
-        own = self.instruction
+        """Checkpoint the blocks that the model has now; those that are so already stay as they are."""
+        own, model = self.instruction, self.loop.model
         if self.chosen is None:
-            wrapped = checkpoint_blocks(self.loop.model, blocks=own.blocks, every=own.every, keep=own.keep)
+            blocks = chosen_blocks(model, own.blocks, own.every)
         else:
-            wrapped = CheckpointedBlocks({n: self.loop.model.get_submodule(n) for n in self.chosen}, own.keep)
-        self.checkpointed = wrapped
-        self.figures["checkpointed_blocks"] = {"before": 0, "after": len(wrapped.names)}
+            blocks = {name: model.get_submodule(name) for name in self.chosen}
+        # A block that is wrapped anew is compiled anew.
+        if self.checkpointed is None or self.checkpointed.blocks != blocks:
+            self.remove()
+            self.checkpointed = CheckpointedBlocks(blocks, own.keep)
+        self.figures["checkpointed_blocks"] = {"before": 0, "after": len(blocks)}
 
     def remove(self) -> None:
         if self.checkpointed is not None:

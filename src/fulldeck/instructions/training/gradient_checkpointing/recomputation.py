@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
+from fulldeck.blocks import repeated_blocks
 from fulldeck.errors import CannotAct
-from fulldeck.instructions.training.gradient_checkpointing.blocks import named_blocks, repeated_blocks
+from fulldeck.instructions.training.gradient_checkpointing.blocks import named_blocks
 
 Keep = Literal["nothing", "attention", "products"]
 
@@ -43,9 +44,14 @@ def checkpoint_blocks(
     """Recompute one in `every` of the blocks of `model` in each backward pass, until `remove()` is called.
 
     `blocks` are qualified names with the wildcards of fnmatch, or names of classes; without any, blocks are
-    the repeated ones (see `repeated_blocks`). `keep` names what is kept inside of them. Raises CannotAct if
+    the repeated ones (`fulldeck.repeated_blocks`). `keep` names what is kept inside of them. Raises CannotAct if
     nothing repeats, BadInput if an entry of `blocks` matches nothing.
     """
+    return CheckpointedBlocks(chosen_blocks(model, blocks, every), keep)
+
+
+def chosen_blocks(model: nn.Module, blocks: Sequence[str], every: int) -> dict[str, nn.Module]:
+    """The blocks that `checkpoint_blocks` recomputes, by name."""
     found = named_blocks(model, blocks) if blocks else repeated_blocks(model)
     if not found:
         there = ", ".join(f"{name} ({type(child).__name__})" for name, child in model.named_children())
@@ -53,13 +59,14 @@ def checkpoint_blocks(
             f"gradient_checkpointing: this model has no repeated blocks; it has {there or 'no parts at all'}; "
             "name the parts to recompute: blocks: [NAME, ...]"
         )
-    return CheckpointedBlocks(dict(list(found.items())[::every]), keep)
+    return dict(list(found.items())[::every])
 
 
 class CheckpointedBlocks:
     """Blocks whose inside is recomputed, by `names`, until `remove()`."""
 
     def __init__(self, blocks: Mapping[str, nn.Module], keep: Keep) -> None:
+        self.blocks = dict(blocks)
         self.names = list(blocks)
         self._before: list[tuple[nn.Module, Any]] = []
         for block in blocks.values():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from fulldeck.blocks import most_alike, repeated_blocks
 from fulldeck.errors import CannotAct
 
 Region = Literal["auto", "blocks", "model"]
@@ -61,22 +61,9 @@ def compile_model(
 
     `mode` and `backend` are those of torch.compile. Raises CannotAct for `blocks` where none are repeated.
     """
-    blocks = stacked_blocks(model)
+    blocks = repeated_blocks(model)
     if region == "blocks" and not blocks:
         raise CannotAct("the model has no repeated blocks; write region: model")
-    if region == "model" or (region == "auto" and len(blocks) < MANY):
+    if region == "model" or (region == "auto" and most_alike(blocks) < MANY):
         blocks = {"": model}
     return CompiledModel(blocks, mode, backend)
-
-
-def stacked_blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """The most modules of one class, with parts of their own, that stand in one list of `model`; by name."""
-    best: dict[str, nn.Module] = {}
-    for prefix, parent in model.named_modules():
-        if isinstance(parent, (nn.ModuleList, nn.Sequential)):
-            children = {f"{prefix}.{name}".lstrip("."): child for name, child in parent.named_children()}
-            with_parts = [child for child in children.values() if next(child.children(), None) is not None]
-            for kind, count in Counter(map(type, with_parts)).items():
-                if count > max(len(best), 1):
-                    best = {name: child for name, child in children.items() if type(child) is kind}
-    return best
