@@ -132,7 +132,7 @@ class WeightAveraging(Instruction):
 
         loop.keep(average)
         loop.on("ready", average.restart)
-        loop.on("model_changed", average.restart)
+        loop.on("model_changed", lambda: average.follow(loop.model))
         loop.on("step_end", step_end)
         loop.on("fit_end", compare)
         loop.on("hand_over", average.settle)
@@ -181,6 +181,11 @@ class WeightAverage:
                 f"{', '.join(get_args(Kind))}"
             )
         self._window: deque[list[Tensor]] = deque(maxlen=window)
+        self.restart()
+
+    def follow(self, model: nn.Module) -> None:
+        """Begin anew with `model`."""
+        self.model = model
         self.restart()
 
     def restart(self) -> None:
@@ -233,8 +238,8 @@ class WeightAverage:
             _copy(own, self._current)
 
     def settle(self) -> None:
-        """Give the model the averaged weights for good: training is over."""
-        if self.count > 0:
+        """Give the model the averaged weights for good, unless they are not to be shipped: training is over."""
+        if self.count > 0 and not self.paused:
             self._put_in()
             self.paused = True
 
