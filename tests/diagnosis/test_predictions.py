@@ -8,8 +8,9 @@ import pytest
 
 from fulldeck.catalogue import built_in
 from fulldeck.diagnosis.advice import advise, unaddressed
+from fulldeck.diagnosis.bottleneck import bottleneck
 from fulldeck.diagnosis.ceilings import Ceilings
-from fulldeck.diagnosis.findings import Findings, Layer, Operator
+from fulldeck.diagnosis.findings import Findings, Layer, Memory, Operator
 from fulldeck.instruction import Instruction
 from fulldeck.recipe import make_recipe
 from fulldeck.step_clock import PHASES
@@ -72,6 +73,36 @@ def test_an_export_does_without_launching_from_python(launch: float, ratio: floa
     found = replace(NOTHING, kind="inference", bounds={"launch": launch})
     predicted = instruction("onnx_export").predict(found)
     assert (predicted and predicted.ratio) == (ratio and pytest.approx(ratio))
+
+
+def crammed(peak: float) -> Findings:
+    """A training that has so much of its memory in use, 60 % of it activations."""
+    memory = Memory(10, 10, 20, round(60 * peak), 1, peak=round(100 * peak), limit=100)
+    phases = NOTHING.phases | {"forward": 0.3, "backward": 0.6}
+    return replace(NOTHING, memory=memory, phases=phases)
+
+
+def test_memory_that_is_full_is_eased_by_recomputing_and_by_parts_of_a_batch() -> None:
+    found = crammed(0.95)
+    assert bottleneck(found)["class"] == "capacity"
+    advice = advise(found, make_recipe("digits"), "capacity")
+    assert [item["name"] for item in advice] == ["gradient_checkpointing", "dynamic_batch_scheduler"]
+    recomputed, in_parts = advice
+    assert recomputed["predicted"] == pytest.approx(1 - 0.5 * 57 / 95)
+    assert "30% longer" in recomputed["cost"]
+    assert in_parts["predicted"] == pytest.approx(0.85 / 0.95)
+    assert not unaddressed("capacity", advice)
+    assert advise(crammed(0.89), make_recipe("digits"), "compute") == []
+
+
+def test_parts_of_a_batch_do_not_shrink_what_is_there_without_samples() -> None:
+    full = replace(NOTHING, memory=Memory(60, 10, 20, 4, 1, peak=95, limit=100))
+    predicted = instruction("dynamic_batch_scheduler").predict(full)
+    assert predicted is not None
+    assert predicted.ratio == pytest.approx(90 / 95)
+    without = replace(NOTHING, memory=Memory(60, 10, 25, 0, 0, peak=95, limit=100))
+    assert instruction("dynamic_batch_scheduler").predict(without) is None
+    assert instruction("gradient_checkpointing").predict(without) is None
 
 
 def test_what_eases_the_bottleneck_comes_first_and_what_is_there_is_not_advised() -> None:

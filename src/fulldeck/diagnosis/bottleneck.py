@@ -11,8 +11,6 @@ from fulldeck.figures import size
 
 CLEAR = 0.4
 """Share of the step from which a limit is the bottleneck; below it the largest is named as one among several."""
-FULL = 0.9
-"""Share of the memory in use from which on it is what limits: the next larger batch would not fit."""
 PADDED = 0.1
 """Share of padding worth saying: less is gained back by no means without other cost."""
 COMPUTING = ("forward", "backward")
@@ -97,7 +95,7 @@ def split_by_bound(
 def bottleneck(findings: Findings) -> dict[str, Any]:
     """The class, its share of the step, whether it is clear, one sentence, and what is done about it."""
     memory = findings.memory
-    if memory is not None and memory.peak > FULL * memory.limit:
+    if memory is not None and memory.full:
         used = memory.peak / memory.limit
         said = f"The memory is full: {size(memory.peak)} of {size(memory.limit)} ({used:.0%})."
         return _named("capacity", used, True, said)

@@ -11,6 +11,8 @@ from fulldeck.diagnosis.ceilings import Ceilings
 Bound = Literal["launch", "memory", "compute"]
 BOUNDS: tuple[Bound, ...] = ("launch", "memory", "compute")
 """What keeps an operator from being faster: the cost of starting it, bytes moved, arithmetic."""
+FULL = 0.9
+"""Share of the memory in use from which on it is what limits: the next larger batch would not fit."""
 RARE = 0.005
 """Operators with less of the time are left out of the JSON."""
 
@@ -70,6 +72,11 @@ class Memory:
     batch: int
     peak: int
     limit: int
+
+    @property
+    def full(self) -> bool:
+        """Whether it is the memory that limits."""
+        return self.peak > FULL * self.limit
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from pydantic import model_validator
 
 from fulldeck.device import pick_device
 from fulldeck.errors import BadInput
-from fulldeck.instruction import Evidence, Instruction, instruction, param
+from fulldeck.instruction import Evidence, Instruction, Prediction, instruction, param
 from fulldeck.instructions.training.dynamic_batch_scheduler.parts import Parts
 from fulldeck.instructions.training.dynamic_batch_scheduler.probes import largest_batch, token_budget_batches
 from fulldeck.loader import BatchLoader
@@ -43,6 +43,7 @@ from fulldeck.machine import recent_peak, reset_peak
 from fulldeck.memory import give_back, keep_freed_memory, memory_in_use, parse_bytes, spoken_bytes
 
 if TYPE_CHECKING:
+    from fulldeck.diagnosis.findings import Findings
     from fulldeck.evidence.outcome import Outcome
     from fulldeck.training_loop import TrainingLoop
 
@@ -86,6 +87,27 @@ class DynamicBatchScheduler(Instruction):
         if self.budget is not None:
             parse_bytes(self.budget)
         return self
+
+    @classmethod
+    def predict(cls, findings: Findings) -> Prediction | None:
+        """Where memory limits: parts of a batch that keep it below the high mark, by what samples take of it."""
+        memory = findings.memory
+        if findings.kind != "training" or memory is None or not memory.full:
+            return None
+        by_samples = memory.activations + memory.batch
+        high: float = cls.model_fields["high"].default
+        # Below one sample, and what is there without any, no part of a batch comes.
+        needed = max(high * memory.limit, memory.peak - by_samples)
+        if needed >= memory.peak:
+            return None
+        return Prediction(
+            "peak_memory",
+            needed / memory.peak,
+            f"{by_samples / memory.peak:.0%} of the memory in use grows with the samples that are computed at once; "
+            f"parts of a batch keep it at {needed / memory.limit:.0%} of {spoken_bytes(memory.limit)}",
+            "batch-norm takes its statistics from each part; very small parts leave the device idle",
+            eases=("capacity",),
+        )
 
     def attach(self, loop: TrainingLoop) -> None:
         """Let the loop compute its batches in parts that fit.

@@ -35,7 +35,7 @@ from pydantic import model_validator
 
 from fulldeck.batch import split_batch
 from fulldeck.errors import BadInput
-from fulldeck.instruction import Evidence, Instruction, instruction, param
+from fulldeck.instruction import Evidence, Instruction, Prediction, instruction, param
 from fulldeck.instructions.training.gradient_checkpointing.costs import (
     BlockCost,
     block_costs,
@@ -54,6 +54,7 @@ from fulldeck.random_state import random_state, restore_random_state
 
 if TYPE_CHECKING:
     from fulldeck.batch import Batch
+    from fulldeck.diagnosis.findings import Findings
     from fulldeck.training_loop import TrainingLoop
 
 __all__ = [
@@ -67,6 +68,8 @@ MARGIN = 0.03
 """Share of the budget that is left free: no two steps take the same to the byte."""
 MEASURED_SHARE = 8
 """One in so many samples of a part is enough to measure the blocks with."""
+_SPARED = 0.5
+"""Share of the activations that is not kept in a stack of two equal blocks, of which one is recomputed at a time."""
 
 
 @instruction(
@@ -110,6 +113,22 @@ class GradientCheckpointing(Instruction):
                 "dynamic_batch_scheduler changes it; leave gradient_checkpointing.budget out"
             )
         return super().clash(other)
+
+    @classmethod
+    def predict(cls, findings: Findings) -> Prediction | None:
+        """Where memory limits: half of the activations less, as in the smallest stack of blocks."""
+        memory = findings.memory
+        if findings.kind != "training" or memory is None or not memory.full or not memory.activations:
+            return None
+        share = memory.activations / memory.peak
+        return Prediction(
+            "peak_memory",
+            1 - _SPARED * share,
+            f"activations are {share:.0%} of the memory in use, and of a stack of two equal blocks half of them need "
+            "not be kept, of more blocks more",
+            f"blocks are computed twice: a step takes up to {findings.phases['forward']:.0%} longer",
+            eases=("capacity",),
+        )
 
     def attach(self, loop: TrainingLoop) -> None:
         """Checkpoint blocks of the loop's model until it is handed over.
