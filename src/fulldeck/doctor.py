@@ -17,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 
 from fulldeck import __version__
 from fulldeck.catalogue import Entry, catalogue
-from fulldeck.engines import available
+from fulldeck.engines import ENGINES, available
 from fulldeck.installed import Need, missing_packages, needs, owner_of
 from fulldeck.machine import processor
 from fulldeck.recipe import read_recipe
@@ -209,7 +209,8 @@ def _engine(name: str, reason: str | None) -> Finding:
     if reason is None:
         return {"name": name, "verdict": "ok", "found": "can be used"}
     found, _, remedy = reason.partition(": ")
-    return {"name": name, "verdict": "missing", "found": found, "remedy": remedy}
+    verdict: Literal["note", "missing"] = "note" if ENGINES[name].optional else "missing"
+    return {"name": name, "verdict": verdict, "found": found, "remedy": remedy}
 
 
 def _instruction(entry: Entry) -> Finding:

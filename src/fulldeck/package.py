@@ -1,4 +1,4 @@
-"""A package: a folder with all that a server needs, sealed by a manifest of hashes; no pickle, no code.
+"""A package: a folder with all that a server needs, sealed by a manifest of hashes; no pickle.
 
 manifest.json     format, name, fulldeck version, metrics, lineage, and size and SHA-256 of every file
 manifest.sha256   SHA-256 of the manifest itself
@@ -6,25 +6,29 @@ service.json      what to serve: model name, task, classes, inputs, outputs, mod
 encoder.json      how a raw item becomes the model's input
 *.onnx            artifacts, or
 model.safetensors weights of a built-in network, whose description is in service.json
+*.aoti, *.tvm ... native code that `fulldeck compile` added, for one kind of machine
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from fulldeck.declared import Declared
 from fulldeck.errors import BadInput
-from fulldeck.files import sha256, write_bytes, write_json
+from fulldeck.files import atomic_folder, refusing_disk, sha256, write_bytes, write_json, write_with
 from fulldeck.param import param
 from fulldeck.service import Serving
 
 if TYPE_CHECKING:
     from fulldeck.encoders import Encoder
     from fulldeck.engines import Engine
+    from fulldeck.engines.signature import Signature
 
 FORMAT = 1
 MANIFEST, SERVICE, ENCODER = "manifest.json", "service.json", "encoder.json"
@@ -43,7 +47,7 @@ class PackagedModel(Declared):
     """One form of the model in the package, and the engine that it is meant for."""
 
     path: str = param(..., doc="File in the package.")
-    kind: str = param(..., doc="onnx or safetensors.")
+    kind: str = param(..., doc="onnx, safetensors, or compiled for an engine: aoti, tvm, tensorrt.")
     precision: str = param(..., doc="fp32, bf16, fp16, int8, int4.")
     engine: str = param(..., doc="The engine that it is meant for.")
 
@@ -97,26 +101,77 @@ class Package:
         return load_encoder(_read(self.folder / ENCODER))
 
     def model(self, engine: str = "auto") -> PackagedModel:
-        """The form of the model for `engine`; `auto` takes the preferred one.
+        """The form of the model for `engine`; `auto` takes the preferred one whose engine is installed.
 
         Raises BadInput if the package has no form for that engine.
         """
+        from fulldeck.engines import installed
+
         fitting = [model for model in self.service.models if engine in ("auto", model.engine)]
         if not fitting:
             there = ", ".join(sorted({model.engine for model in self.service.models}))
             raise BadInput(f"the package has no model for engine {engine}; it has one for {there}")
-        return fitting[-1]
+        return next((model for model in reversed(fitting) if installed(model.engine)), fitting[-1])
 
     def engine(self, name: str = "auto", *, threads: int = 0) -> Engine:
         """Load the model in its engine (or in engine `name`)."""
-        from fulldeck.engines import open_network, open_onnx
+        from fulldeck.engines import open_model, open_network
 
         model = self.model(name)
-        if model.kind == "onnx":
-            return open_onnx(self.folder / model.path, threads=threads)
+        path, precision = self.folder / model.path, model.precision
+        if model.kind != "safetensors":
+            return open_model(
+                path, kind=model.kind, precision=precision, engine=model.engine, threads=threads
+            )
         if self.service.network is None:
             raise BadInput(f"{SERVICE} has no network for {model.path}")
-        return open_network(self.service.network, self.folder / model.path, threads=threads)
+        return open_network(
+            self.service.network, path, threads=threads, precision=precision, signature=self._signature()
+        )
+
+    def _signature(self) -> Signature:
+        from fulldeck.engines.shapes import Range, any_size
+        from fulldeck.engines.signature import Signature
+
+        return Signature(
+            {
+                spec.name: (
+                    spec.datatype.replace("FP", "float").lower(),
+                    tuple(any_size() if size < 0 else Range(size, size, size) for size in spec.shape),
+                )
+                for spec in self.service.inputs
+            }
+        )
+
+
+def add_form(folder: Path, file: Path, form: PackagedModel, network: Mapping[str, Any] | None = None) -> None:
+    """Put another form of the model into the package `folder`, as the preferred one, and seal it anew.
+
+    `file` is copied to `form.path`. Forms of the same engine and precision, and of the same path if its content
+    differs, go. `network` describes a built-in network, for safetensors. The package is replaced whole or not at
+    all. Raises BadInput if it is none or was changed, or if the disk is full.
+    """
+    package = Package.open(folder)
+    service, manifest = package.service, package.manifest
+    same = form.path in manifest["files"] and manifest["files"][form.path]["sha256"] == sha256(file)
+    kept = [
+        one
+        for one in service.models
+        if (one.engine, one.precision) != (form.engine, form.precision) and (same or one.path != form.path)
+    ]
+    dropped = {one.path for one in service.models} - {one.path for one in (*kept, form)}
+    service = service.replace(
+        models=(*kept, form),
+        serving=service.serving.replace(engine="auto"),
+        network=dict(network) if network is not None else service.network,
+    )
+    with refusing_disk(folder), atomic_folder(folder) as temporary:
+        for name in sorted(set(manifest["files"]) - dropped - {SERVICE, form.path}):
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            write_with(temporary / name, partial(shutil.copyfile, folder / name))
+        write_with(temporary / form.path, partial(shutil.copyfile, file))
+        write_json(temporary / SERVICE, service.model_dump(mode="json"))
+        seal(temporary, {name: fact for name, fact in manifest.items() if name not in ("format", "files")})
 
 
 def seal(folder: Path, facts: Mapping[str, Any]) -> None:

@@ -26,7 +26,11 @@ def test_it_tells_machine_versions_engines_and_instructions(cli: Cli) -> None:
         "instructions",
     ]
     assert {line["name"] for line in findings["versions"]} >= {"fulldeck", "python", "torch"}
-    assert [line["name"] for line in findings["engines"]] == ["torch", "onnxruntime"]
+    assert [line["name"] for line in findings["engines"]] == [
+        *("torch", "torch_compiled", "onnxruntime", "openvino", "tvm", "tensorrt")
+    ]
+    for line in findings["engines"]:
+        assert line["verdict"] == "ok" or line["remedy"]
     assert len(findings["instructions"]) == len(catalogue().entries)
     assert {line["verdict"] for lines in findings.values() for line in lines} <= {"ok", "note", "missing"}
     shown = cli("doctor").out

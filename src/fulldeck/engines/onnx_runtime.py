@@ -6,13 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
+from fulldeck.engines.shapes import Range, any_size
+from fulldeck.engines.signature import Signature
+from fulldeck.engines.source import Settings, Source
 from fulldeck.errors import BadInput
 
 Array = npt.NDArray[Any]
+
+_DTYPES = {"float": "float32", "double": "float64"}
+"""ONNX Runtime's names of types where they are not NumPy's."""
 
 
 class OnnxRuntimeEngine:
@@ -35,14 +42,38 @@ class OnnxRuntimeEngine:
         except Exception as error:  # ONNX Runtime's errors have no common base class but Exception
             raise BadInput(f"ONNX Runtime cannot load {path.name}: {str(error).splitlines()[0]}") from error
         self.outputs = [output.name for output in self.session.get_outputs()]
+        self.signature = Signature(
+            {one.name: (_dtype(one.type), _ranges(one.shape)) for one in self.session.get_inputs()}
+        )
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Inputs by name (batch first) to outputs by name.
 
         Raises BadInput where the values of the inputs are to blame, such as an index out of range.
         """
+        self.signature.check(inputs)
         try:
             results = self.session.run(self.outputs, dict(inputs))
-        except InvalidArgument as error:
+        except (Fail, InvalidArgument, RuntimeException) as error:
             raise BadInput(f"ONNX Runtime refused the input: {str(error).splitlines()[0]}") from error
         return dict(zip(self.outputs, results, strict=True))
+
+
+def convert(source: Source, precision: str, folder: Path, settings: Settings) -> Path:
+    """The ONNX file of `precision`, as it is. Raises CannotAct if there is none."""
+    return source.onnx_file(precision, folder)
+
+
+def load(path: Path, *, precision: str, threads: int) -> OnnxRuntimeEngine:
+    """A session of the file."""
+    return OnnxRuntimeEngine(path, threads=threads)
+
+
+def _dtype(kind: str) -> str:
+    """`tensor(float)` to `float32`."""
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    return str(np.dtype(_DTYPES.get(name, name)))
+
+
+def _ranges(shape: list[int | str | None]) -> tuple[Range, ...]:
+    return tuple(Range(size, size, size) if isinstance(size, int) else any_size() for size in shape)

@@ -1,0 +1,118 @@
+"""Apache TVM: an ONNX file to native code for this processor, without tuning unless it is asked for.
+
+Untuned code is many times slower than that of the other engines; tuning takes trials, of a second or so each.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import onnx
+import tvm
+from tvm import relax
+from tvm.relax.frontend.onnx import from_onnx
+
+from fulldeck.engines.compiled_file import Compiled, open_compiled, write_compiled
+from fulldeck.engines.processor import traits
+from fulldeck.engines.shapes import all_fixed, fixed_at_best
+from fulldeck.engines.signature import Signature
+from fulldeck.engines.source import Settings, Source
+from fulldeck.errors import BadInput, CannotAct
+
+Array = npt.NDArray[Any]
+
+NAME, LIBRARY = "tvm", "apache-tvm"
+_SUFFIX = ".so"
+
+
+class TvmEngine:
+    """Native code that TVM compiled, on its virtual machine; one call at a time."""
+
+    name = NAME
+
+    def __init__(self, library: Path, signature: Signature, outputs: tuple[str, ...]) -> None:
+        self.signature = signature
+        self.outputs = outputs
+        self._device = tvm.cpu()
+        self._main = relax.VirtualMachine(tvm.runtime.load_module(str(library)), self._device)["main"]
+        self._lock = threading.Lock()
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Inputs by name (batch first) to outputs by name."""
+        self.signature.check(inputs)
+        tensors = [tvm.runtime.tensor(inputs[name], self._device) for name in self.signature.inputs]
+        with self._lock:
+            results = self._main(*tensors)
+            several = [results] if isinstance(results, tvm.runtime.Tensor) else list(results)
+            return {name: one.numpy() for name, one in zip(self.outputs, several, strict=True)}
+
+
+def convert(source: Source, precision: str, folder: Path, settings: Settings) -> Path:
+    """Compile the fp32 ONNX file for this processor; with trials to tune, for the best sizes only.
+
+    Raises CannotAct for another precision, and for an operator that TVM does not know.
+    """
+    if precision != "fp32":
+        raise CannotAct("TVM is given fp32 only: it would compute other precisions without fast kernels")
+    if settings.tuning_trials and not all_fixed(source.shapes):
+        raise CannotAct(
+            "TVM tunes for fixed sizes only; give them, such as --shapes "
+            + " ".join(
+                f"{name}={'x'.join(str(one.best) for one in axes)}"
+                for name, axes in fixed_at_best(source.shapes).items()
+            )
+        )
+    path = source.onnx_file(precision, folder)
+    model = onnx.load(path)
+    target = tvm.target.Target(
+        {"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu(), "num-cores": _cores()}
+    )
+    with tempfile.TemporaryDirectory(prefix="fulldeck-") as name:
+        library = Path(name) / f"model{_SUFFIX}"
+        try:
+            module = from_onnx(model)
+            if settings.tuning_trials:
+                module = relax.get_pipeline(
+                    "static_shape_tuning",
+                    target=target,
+                    total_trials=settings.tuning_trials,
+                    work_dir=str(Path(name) / "tuning"),
+                )(module)
+            tvm.compile(module, target).export_library(str(library))
+        except Exception as error:  # TVM raises many classes, whose common base is Exception
+            raise CannotAct(f"TVM cannot compile the model: {_reason(error)}") from error
+        out = folder / f"model.{precision}.tvm"
+        signature = source.signature
+        # In the order of the file, which is that of the compiled function's arguments.
+        ordered = Signature({one.name: signature.inputs[one.name] for one in model.graph.input})
+        outputs = tuple(one.name for one in model.graph.output)
+        facts = Compiled(NAME, precision, tuple(traits(LIBRARY)), ordered, outputs)
+        write_compiled(out, library, facts)
+    return out
+
+
+def load(path: Path, *, precision: str, threads: int) -> TvmEngine:
+    """The native code of `path`. Raises BadInput if it was changed, or is for another machine."""
+    if threads:
+        tvm.get_global_func("runtime.config_threadpool")(1, threads)
+    with open_compiled(path, NAME, traits(LIBRARY), _SUFFIX) as (facts, library):
+        try:
+            return TvmEngine(library, facts.signature, facts.outputs)
+        except (RuntimeError, OSError) as error:
+            raise BadInput(f"TVM cannot load {path.name}: {_reason(error)}") from error
+
+
+def _cores() -> int:
+    from fulldeck.device import cpu_threads
+
+    return cpu_threads()
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[-1][:200]
