@@ -1,4 +1,4 @@
-"""The three ways in which fulldeck says no, and the words for the closest valid name.
+"""The ways in which fulldeck says no or stops, and the words for the closest valid name.
 
 Every message is one line: what is wrong, where, what to write instead.
 """
@@ -30,6 +30,10 @@ class CannotAct(BadInput):
     Raised from a door. The run stops with the reason, or, with `optional: true` in the recipe, goes on
     without the instruction and names it as skipped.
     """
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM ended the training; the message says what was kept. A run goes on with `--resume`."""
 
 
 def closest(name: str, names: Iterable[str]) -> str:

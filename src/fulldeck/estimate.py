@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fulldeck.checkpoint import LastCheckpoint
 from fulldeck.errors import RunFailed
 from fulldeck.machine import peak_memory
 from fulldeck.pipeline import run
@@ -79,8 +80,8 @@ def estimate(recipe: Recipe) -> Estimate:
     It is the run itself, stopped early; nothing is kept and no tracker hears of it. Raises BadInput as
     the run would until then, and RunFailed if it ends before a step.
     """
-    stopwatch = _Stopwatch()
     with tempfile.TemporaryDirectory(prefix="fulldeck-") as folder:
+        stopwatch = _Stopwatch(LastCheckpoint(Path(folder)))
         try:
             run(replace(recipe, trackers=()), out=Path(folder), watcher=stopwatch)
         except _Enough as enough:
@@ -99,7 +100,8 @@ class _Enough(BaseException):
 class _Stopwatch(Watcher):
     """Times steps from the beginning of one batch to the next, and then leaves the run."""
 
-    def __init__(self) -> None:
+    def __init__(self, checkpoint: LastCheckpoint) -> None:
+        self.checkpoint = checkpoint
         self.begun = time.perf_counter()
         self.load_seconds = 0.0
         self.last = 0.0
@@ -108,6 +110,7 @@ class _Stopwatch(Watcher):
     def training(self, loop: TrainingLoop) -> None:
         self.load_seconds = time.perf_counter() - self.begun
         self.begun = time.perf_counter()
+        loop.checkpoints = self.checkpoint  # the recipe may keep its own elsewhere
         loop.on("batch_start", lambda batch: self._lap(loop))
         loop.on("fit_end", lambda: self._leave(loop))
 
@@ -130,7 +133,6 @@ class _Stopwatch(Watcher):
         saved = time.perf_counter()
         loop.save()
         assert loop.data is not None
-        assert loop.checkpoint_path is not None
         raise _Enough(
             Estimate(
                 data=loop.data,
@@ -145,7 +147,7 @@ class _Stopwatch(Watcher):
                 evaluation_seconds=evaluation_seconds,
                 checkpoint_seconds=time.perf_counter() - saved,
                 memory_bytes=peak_memory(loop.device),
-                checkpoint_bytes=loop.checkpoint_path.stat().st_size,
+                checkpoint_bytes=self.checkpoint.path.stat().st_size,
                 model_bytes=sum(t.numel() * t.element_size() for t in loop.model.state_dict().values()),
             )
         )

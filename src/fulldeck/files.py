@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from fulldeck.errors import BadInput
+
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.(?P<kind>part|old)")
+"""The names that `atomic_path` and `atomic_folder` give to what is not finished."""
 
 
 @contextmanager
@@ -31,7 +35,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -52,7 +56,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             path.rename(old)
         temporary.rename(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -81,17 +85,37 @@ def write_with(path: Path, writer: Callable[[Path], object]) -> None:
 
 
 @contextmanager
-def refusing_disk(path: Path) -> Iterator[None]:
+def refusing_disk(path: Path | str) -> Iterator[None]:
     """Turn what a full or read-only disk raises (OSError, or RuntimeError from a library) into BadInput."""
     try:
         yield
     except OSError as error:
         raise BadInput(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
     except Exception as error:
-        # Libraries written in C++ or Rust wrap ENOSPC in an exception of their own.
+        # Libraries written in C++ or Rust wrap ENOSPC, or that a quota ends, in an exception of their own.
         if "No space left" in str(error) or "StorageFull" in str(error) or "os error 28" in str(error):
             raise BadInput(f"cannot write {path}: no space left on device") from error
+        if found := re.search(r"os error (\d+)", str(error)):
+            raise BadInput(f"cannot write {path}: {os.strerror(int(found[1])).lower()}") from error
         raise
+
+
+def tidy(folder: Path) -> None:
+    """Remove below `folder` what a killed process left half written; nobody may be writing there.
+
+    A folder that was about to be replaced takes its place again.
+    """
+    for path in list(folder.rglob(".*")):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is None or not path.exists():
+            continue
+        target = path.with_name(found["name"])
+        if found["kind"] == "old" and not target.exists():
+            path.rename(target)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def sha256(path: Path) -> str:
@@ -111,7 +135,8 @@ def plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Flush to disk which files `folder` has."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -31,7 +31,7 @@ from fulldeck.data import Data
 from fulldeck.device import cpu_threads, pick_device
 from fulldeck.errors import BadInput, CannotAct, RunFailed
 from fulldeck.evaluation import evaluate
-from fulldeck.files import write_json
+from fulldeck.files import tidy, write_json
 from fulldeck.gate import breaches, cautions, changes, judged_rows, measure, scores, scores_of_many
 from fulldeck.instruction import Instruction, Situation
 from fulldeck.loader import BatchLoader, ShuffledSampler
@@ -88,6 +88,8 @@ def run(
         else RunFolder.create(Path(out), made.name, text)
     )
     with folder.locked():
+        if resume:
+            tidy(folder.path)
         return Execution(plan, folder, resume, watcher or default_watcher()).finish()
 
 
@@ -164,8 +166,8 @@ class Execution:
             self.folder.point_latest()
             self.watcher.started(self.plan, self.folder.path)
             self.execute()
-        except KeyboardInterrupt:
-            self._ended("interrupted", "interrupted by the user")
+        except KeyboardInterrupt as stop:
+            self._ended("interrupted", str(stop) or "interrupted by the user")
             raise
         except BadInput as error:
             if not self.began:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import re
 import shutil
+import socket
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
+
+import psutil
 
 from fulldeck.errors import BadInput
 from fulldeck.files import plain, refusing_disk, write_json, write_text
@@ -36,24 +41,30 @@ class RunFolder:
         Raises BadInput if `out` cannot be written.
         """
         moment = datetime.now().strftime("%Y%m%d-%H%M%S")
-        count = 1
-        while True:
-            path = out / (f"{moment}-{name}" if count == 1 else f"{moment}-{name}-{count}")
-            try:
-                path.mkdir(parents=True)
-                break
-            except FileExistsError:
-                count += 1
-            except OSError as error:
-                reason = (error.strerror or str(error)).lower()
-                raise BadInput(
-                    f"cannot make a run folder below {out}: {reason}; choose another with --out"
-                ) from None
-        folder = cls(path)
-        for part in (folder.artifacts, folder.checkpoints):
-            part.mkdir()
-        write_text(path / RECIPE, recipe)
-        return folder
+        new = cls(out / _unfinished("new"))
+        try:
+            _remove_abandoned(out)
+            for part in (new.artifacts, new.checkpoints):
+                part.mkdir(parents=True)
+            write_text(new.path / RECIPE, recipe)
+            # It takes its name when it is whole, so a crash leaves no folder that cannot go on.
+            count = 1
+            while True:
+                path = out / (f"{moment}-{name}" if count == 1 else f"{moment}-{name}-{count}")
+                try:
+                    new.path.rename(path)
+                    return cls(path)
+                except OSError as error:
+                    if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                        raise
+                    count += 1
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise BadInput(
+                f"cannot make a run folder below {out}: {reason}; choose another with --out"
+            ) from None
+        finally:
+            shutil.rmtree(new.path, ignore_errors=True)
 
     @classmethod
     def unfinished(cls, out: Path, name: str, recipe: str) -> Self:
@@ -119,7 +130,7 @@ class RunFolder:
         link = self.path.parent / "latest"
         if link.exists() and not link.is_symlink():
             return
-        temporary = self.path.parent / f".latest.{os.getpid()}"
+        temporary = self.path.parent / _unfinished("latest")
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(self.path.name)
         temporary.replace(link)
@@ -150,3 +161,21 @@ class RunFolder:
                 return False
         except BadInput:
             return True
+
+
+def _unfinished(word: str) -> str:
+    """The name of what this process is making in the folder of runs, which many may use at once."""
+    return f".{word}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}"
+
+
+def _remove_abandoned(out: Path) -> None:
+    """Remove what processes of this machine were making when they were killed."""
+    own = re.compile(rf"\.(new|latest)\.{re.escape(socket.gethostname())}\.(?P<process>\d+)\.\d+")
+    for path in out.glob(".*"):
+        found = own.fullmatch(path.name)
+        if found is None or psutil.pid_exists(int(found["process"])):
+            continue
+        if path.is_symlink():
+            path.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(path, ignore_errors=True)

@@ -4,7 +4,8 @@ The loop owns zero_grad, backward and step. Instructions change it in five ways,
 
 - `on(event, handler)`: be told; `around(phase, wrapper)`: wrap a phase (see `fulldeck.hooks`).
 - `keep(state)`: let checkpoints hold an object that has `state_dict` and `load_state_dict`.
-- replace an attribute: `loader`, `loader.sampler`, `split`, `weigh`, `build_optimizers`, `loss_scale`.
+- replace an attribute: `loader`, `loader.sampler`, `split`, `weigh`, `build_optimizers`, `loss_scale`,
+  `checkpoints`.
 - `wrap_model`, `companion`, `deploy_with`, `surgery`: change or accompany the model (see there).
 """
 
@@ -14,7 +15,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from fulldeck.batch import Batch, LossFunction, Metric, Part, call, split_batch, to_device
-from fulldeck.checkpoint import load_checkpoint, save_checkpoint
+from fulldeck.checkpoint import Checkpoints, LastCheckpoint
 from fulldeck.device import pick_device
 from fulldeck.errors import RunFailed
 from fulldeck.hooks import Hooks
@@ -82,8 +83,9 @@ class TrainingLoop:
         self.device = pick_device(device)
         self.seed = seed
         self.data = data
-        self.checkpoints = checkpoints
-        self.checkpoint_every = checkpoint_every
+        self.checkpoints: Checkpoints | None = (
+            None if checkpoints is None else LastCheckpoint(checkpoints, checkpoint_every)
+        )
         self.record = record or (lambda values: None)
 
         self.build_optimizers: Callable[[Iterable[nn.Parameter]], list[torch.optim.Optimizer]] = (
@@ -230,15 +232,16 @@ class TrainingLoop:
 
         Raises RunFailed if the loss is not finite.
         """
-        seed_all(self.seed)
-        self._bind()
-        self.module = self._wrapped()
-        self.optimizers = self.build_optimizers(self.parameters())
-        self._hooks.fire("ready")
-        if resume and self.checkpoint_path is not None and self.checkpoint_path.exists():
-            restore_training_state(self, load_checkpoint(self.checkpoint_path))
-        while self.epoch < self.epochs and self.stopped is None:
-            self._run_epoch()
+        with nullcontext() if self.checkpoints is None else self.checkpoints.opened(self):
+            seed_all(self.seed)
+            self._bind()
+            self.module = self._wrapped()
+            self.optimizers = self.build_optimizers(self.parameters())
+            self._hooks.fire("ready")
+            if self.checkpoints is not None and (state := self.checkpoints.read(resume)) is not None:
+                restore_training_state(self, state)
+            while self.epoch < self.epochs and self.stopped is None:
+                self._run_epoch()
         self._hooks.fire("fit_end")
         self._hooks.fire("hand_over")
         with self.deployed() as model:
@@ -252,6 +255,7 @@ class TrainingLoop:
         on_host = device.type == "cpu"
         steps = self.max_steps if self.max_steps is not None else math.inf
         batches = self.loader.batches(self.epoch, self.step_in_epoch)
+        due = None if self.checkpoints is None else self.checkpoints.due
         started = now()
         for inputs, targets in batches:
             fetched = now()
@@ -271,7 +275,7 @@ class TrainingLoop:
                 self.stopped = f"{self.step} steps done"
             if self.stopped is not None:
                 break
-            if self.checkpoint_every and self.step % self.checkpoint_every == 0:
+            if due is not None and due():
                 self.save()
             started = now()
         self._end_epoch()
@@ -383,7 +387,7 @@ class TrainingLoop:
         self.step_in_epoch = 0
         self.losses.clear()
         self.clock.reset()
-        if self.checkpoints is not None:
+        if self.checkpoints is not None and self.checkpoints.due():
             self.save()
 
     def _consider_stopping(self) -> None:
@@ -420,19 +424,14 @@ class TrainingLoop:
 
     # Checkpoints -------------------------------------------------------------------------------------
 
-    @property
-    def checkpoint_path(self) -> Path | None:
-        """The file that holds the newest state."""
-        return None if self.checkpoints is None else self.checkpoints / "last.safetensors"
-
     def save(self) -> None:
-        """Write the whole state of training; it loads completely or is the previous one."""
-        assert self.checkpoint_path is not None
+        """Keep the whole state of training; what is kept loads completely, or the one before it does."""
+        assert self.checkpoints is not None
         if not self.losses.read():
             self._fail_for_loss()
         state = training_state(self)
         self._hooks.fire("checkpoint", state)
-        save_checkpoint(self.checkpoint_path, state)
+        self.checkpoints.write(state)
 
     # Inside ------------------------------------------------------------------------------------------
 

@@ -54,13 +54,13 @@ def command(
     progress = Progress(LastingConsole(stderr=json, quiet=quiet or log_json, highlight=False, markup=False))
     try:
         result = run(recipe, settings=settings, out=out, resume=resume, watcher=progress)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         words = ["fulldeck", "run", recipe, *(word for item in settings for word in ("--set", item))]
         words += ["--out", str(out)] if out != Path("runs") else []
         how = shlex.join([*words, "--resume"])
         began = progress.folder is not None
         raise Interrupted(
-            f"interrupted; go on with: {how}" if began else "interrupted before the run began"
+            f"{str(stop) or 'interrupted'}; go on with: {how}" if began else "interrupted before the run began"
         ) from None
     if json:
         write_json(result)

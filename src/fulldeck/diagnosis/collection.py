@@ -102,7 +102,7 @@ class _Collector(Watcher):
     def training(self, loop: TrainingLoop) -> None:
         self.loop = loop
         self.since = time.perf_counter()
-        loop.checkpoints = loop.checkpoint_every = None  # nobody goes on from here
+        loop.checkpoints = None  # nobody goes on from here
         loop.on("batch_start", self._begin)
         loop.on("before_step", self._look_at_gradients)
         loop.on("epoch_end", self._keep_clock)

@@ -34,6 +34,7 @@ OWN = {
     "loss": "computes the loss itself",
     "loss_scale": "scales the loss itself",
     "micro_batch": "splits batches itself",
+    "checkpoints": "writes checkpoints itself",
 }
 """What an instruction may ask for, and what the trainer does instead."""
 REPLACED = ("loader", "split", "weigh", "build_optimizers", "loss", "loss_scale", "micro_batch")
