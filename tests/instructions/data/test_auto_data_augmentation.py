@@ -229,6 +229,11 @@ def test_separate_statistics_keep_the_main_ones_clean_and_are_undone() -> None:
     assert not torch.allclose(shared[1].running_var, reference[1].running_var, atol=1e-6)
 
 
+def test_the_separate_layers_are_trained_also_where_the_model_is_frozen() -> None:
+    loop = loop_with(AutoDataAugmentation(separate_statistics=True), network().requires_grad_(False))
+    assert len(loop.parameters()) == 2
+
+
 def test_separate_statistics_need_batch_normalisation() -> None:
     with pytest.raises(CannotAct, match="separate_statistics: false"):
         loop_with(AutoDataAugmentation(separate_statistics=True), nn_plain())

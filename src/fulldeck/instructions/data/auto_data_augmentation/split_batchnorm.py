@@ -22,7 +22,8 @@ class SeparateStatistics:
 
     def __init__(self, model: nn.Module) -> None:
         self.main = batch_norms(model)
-        self.auxiliary = nn.ModuleList(copy.deepcopy(norm) for norm in self.main)
+        # They are trained also where the model is frozen around adapters.
+        self.auxiliary = nn.ModuleList(copy.deepcopy(norm) for norm in self.main).requires_grad_(True)
         self.adversarial = 0
         self.total = 0
         for norm, other in zip(self.main, self.auxiliary, strict=True):

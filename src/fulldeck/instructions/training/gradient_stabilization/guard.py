@@ -228,7 +228,6 @@ class Guard:
             "largest": self.largest,
             "applied": self.applied,
             "in_a_row": self.in_a_row,
-            "notes": [note for note in self.loop.notes if note.startswith("gradient_stabilization: first")],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -237,7 +236,6 @@ class Guard:
         self.largest.copy_(state["largest"])
         self.applied.copy_(state["applied"])
         self.in_a_row = state["in_a_row"]
-        self.loop.notes += [note for note in state["notes"] if note not in self.loop.notes]
         self.follow()
 
 
