@@ -77,7 +77,7 @@ def test_shipped_recipes_are_found_by_name() -> None:
         ("workload: {path: x.csv}\n", "workload needs a kind; there is breast_cancer"),
         (HEAD + "  - onnx_export: {optional: 3}\n", "onnx_export.optional must be true or false, got 3"),
         ("- digits\n", "a recipe is a mapping that begins with workload: (recipe.yaml:1)"),
-        ("workload: digits\nhardware: tpu\n", "hardware must be auto, got 'tpu' (recipe.yaml:2)"),
+        ("workload: digits\nhardware: tpu\n", 'there is no hardware profile "tpu"'),
         ("workload: [\n", "not valid YAML"),
     ],
 )

@@ -17,7 +17,9 @@ from packaging.specifiers import SpecifierSet
 
 from fulldeck import __version__
 from fulldeck.catalogue import Entry, catalogue
+from fulldeck.device import pick_device
 from fulldeck.engines import ENGINES, available
+from fulldeck.hardware import detect
 from fulldeck.installed import Need, missing_packages, needs, owner_of
 from fulldeck.machine import processor
 from fulldeck.recipe import read_recipe
@@ -95,6 +97,7 @@ def _machine() -> list[Finding]:
             "found": (", ".join(flags) or "none of note")
             + ("" if low_precision else "; without VNNI or AMX, int8 gains size more than speed"),
         },
+        _hardware_profile(),
         _enough(
             "memory",
             memory.available,
@@ -111,6 +114,16 @@ def _machine() -> list[Finding]:
         ),
         {"name": "system", "verdict": "ok", "found": platform.platform()},
     ]
+
+
+def _hardware_profile() -> Finding:
+    found = detect(pick_device())
+    return {
+        "name": "hardware profile",
+        "verdict": "ok" if found.exact else "note",
+        "found": f"{found.profile.name}, {found.profile.title}: {found.reason}",
+        "remedy": "for measured figures: fulldeck doctor --calibrate mine.toml",
+    }
 
 
 def _enough(name: str, there: int, little: int, found: str, remedy: str) -> Finding:

@@ -125,6 +125,8 @@ class Situation:
     """classification, regression, or `unknown`."""
     device: str
     """cpu, or the accelerator's type as `torch.accelerator` names it."""
+    dtypes: frozenset[str] | None = None
+    """Types that the device multiplies fast, where a hardware profile says so; None: look at the machine."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from fulldeck.catalogue import catalogue
 from fulldeck.declared import Declared, Refused
 from fulldeck.errors import BadInput, closest
+from fulldeck.hardware.profile import Profile, find_profile
 from fulldeck.instruction import Instruction
 from fulldeck.param import param
 from fulldeck.shipped import shipped_recipes
@@ -73,7 +74,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A checked recipe. `order` strict: the user's order of instructions must be the plan's."""
+    """A checked recipe. `order` strict: the user's order of instructions must be the plan's.
+
+    `profile` is the hardware profile that it names; its parameters are in the instructions already.
+    """
 
     name: str
     workload: Workload
@@ -83,6 +87,7 @@ class Recipe:
     goal: Goal | None = None
     order: Literal["free", "strict"] = "free"
     trackers: tuple[Tracker, ...] = ()
+    profile: Profile | None = None
 
     def resolved(self) -> dict[str, Any]:
         """This recipe as plain YAML values, with every default of `train` filled in."""
@@ -230,6 +235,7 @@ class _Reader:
         self.file = file
         self.changed = changed
         self.problems: list[BadInput] = []
+        self.profile: Profile | None = None
 
     def recipe(self, name: str) -> Recipe:
         aliases = {entry.recipe_key: entry.name for entry in catalogue() if entry.recipe_key}
@@ -242,7 +248,9 @@ class _Reader:
         train = self._declared(Train, "train") or Train()
         goal = self._declared(Goal, "goal")
         order = self._choice("order", ("free", "strict"))
-        hardware = self._choice("hardware", ("auto",))
+        self.profile = self._hardware()
+        if self.profile is not None and train.device == "auto":
+            train = train.replace(device=self.profile.device)
         entries = self._entries() + [
             entry
             for key, alias in aliases.items()
@@ -253,7 +261,20 @@ class _Reader:
             raise Refused(self.problems)
         assert workload is not None
         strict: Literal["free", "strict"] = "strict" if order == "strict" else "free"
-        return Recipe(name, workload, tuple(entries), train, hardware, goal, strict, trackers)
+        hardware = str(self.value.get("hardware", "auto"))
+        return Recipe(name, workload, tuple(entries), train, hardware, goal, strict, trackers, self.profile)
+
+    def _hardware(self) -> Profile | None:
+        """The profile that is named; None for auto, where each instruction looks at the machine itself."""
+        name = self.value.get("hardware", "auto")
+        if name == "auto":
+            return None
+        beside = Path(self.file).parent / str(name)
+        try:
+            return find_profile(beside if beside.is_file() else str(name))
+        except BadInput as error:
+            self._problem(str(error), ("hardware",))
+            return None
 
     def _workload(self) -> Workload | None:
         if "workload" not in self.value:
@@ -360,6 +381,8 @@ class _Reader:
         try:
             cls = catalogue().find(name).load()
             rest = {key: value for key, value in parameters.items() if key not in ENTRY_KEYS}
+            if self.profile is not None:
+                rest = {**self.profile.parameters(name), **rest}
             return Entry(cls(**rest), **flags, where=self._where(place))
         except BadInput as error:
             self._refused(error, (*place, name))

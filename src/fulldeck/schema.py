@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fulldeck.catalogue import FILE, Entry, catalogue
+from fulldeck.hardware.profile import shipped_profiles
 
 SCHEMA = "fulldeck.schema.json"
 """The file beside a recipe by which editors know it: the recipe's first line names it."""
@@ -48,7 +49,13 @@ def schema_of(instructions: Iterable[Entry], sections: Mapping[str, Any]) -> Sch
         "additionalProperties": False,
         "properties": {
             "workload": _workload(sections["workloads"]),
-            "hardware": {"enum": ["auto"], "default": "auto", "description": "What the plan is made for."},
+            "hardware": {
+                "type": "string",
+                "default": "auto",
+                "examples": ["auto", *shipped_profiles()],
+                "description": "A hardware profile's name or .toml file, whose parameters are taken where the "
+                "recipe says nothing; auto: each instruction looks at the machine itself.",
+            },
             "train": _section(sections["train"], "What is left out is taken from the workload."),
             "instructions": {
                 "description": "What to do, as a list.",

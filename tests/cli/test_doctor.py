@@ -3,12 +3,14 @@
 import sys
 from collections.abc import Callable
 from importlib.metadata import Distribution
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fulldeck import doctor
 from fulldeck.catalogue import Catalogue, catalogue
+from fulldeck.hardware import find_profile
 from fulldeck.installed import Need
 
 Cli = Callable[..., Any]
@@ -67,3 +69,21 @@ def test_a_broken_plugin_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> 
     broken = Catalogue(catalogue().entries, {"gone": "ModuleNotFoundError: no module named gone"})
     monkeypatch.setattr(doctor, "catalogue", lambda: broken)
     assert 'plugin "gone": broken: ModuleNotFoundError' in cli("doctor").out
+
+
+def test_the_profile_that_applies_and_why(cli: Cli) -> None:
+    lines = cli("doctor", "--json").json["machine"]
+    (found,) = (line["found"] for line in lines if line["name"] == "hardware profile")
+    assert "the processor has" in found
+
+
+def test_calibrating_writes_a_profile_that_a_recipe_can_use(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    assert cli("doctor", "--calibrate", file).code == 0
+    profile = find_profile(file)
+    assert profile.flops_per_s["float32"] > 1e9
+    assert profile.bytes_per_s is not None
+    assert profile.source.startswith("measured by fulldeck doctor")
+    again = cli("doctor", "--calibrate", file)
+    assert (again.code, "exists; name another" in again.err) == (2, True)
+    assert cli("doctor", "--calibrate", tmp_path / "mine.yaml").code == 2

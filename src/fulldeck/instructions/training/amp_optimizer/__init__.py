@@ -123,7 +123,8 @@ class AmpOptimizer(Instruction):
             return reason
         if situation.device == "cpu" and self.dtype == "float16":
             return "float16 is slower than float32 on a CPU; write dtype: bfloat16"
-        if situation.device == "cpu" and self.dtype == "auto" and not _fast_bfloat16():
+        fast = _fast_bfloat16() if situation.dtypes is None else "bfloat16" in situation.dtypes
+        if situation.device == "cpu" and self.dtype == "auto" and not fast:
             return "this processor has no bfloat16 instructions, and emulating them is slower than float32"
         return super().cannot(situation)
 
