@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -114,7 +115,8 @@ class LocalFolder:
 
     def remove(self, folder: str, first: str) -> None:
         """Remove a folder, the file `first` before all else."""
-        (self.path / folder / first).unlink(missing_ok=True)
+        with suppress(OSError):  # what cannot be removed is no reason to stop a training
+            (self.path / folder / first).unlink()
         shutil.rmtree(self.path / folder, ignore_errors=True)
 
     def _made(self, name: str) -> Path:
