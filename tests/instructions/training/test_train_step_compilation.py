@@ -5,6 +5,7 @@ from torch import nn
 from fulldeck.errors import CannotAct
 from fulldeck.instructions.training.amp_optimizer import AmpOptimizer
 from fulldeck.instructions.training.gradient_checkpointing import GradientCheckpointing
+from fulldeck.instructions.training.gradient_stabilization import GradientStabilization
 from fulldeck.instructions.training.parameter_efficient_finetuning import ParameterEfficientFinetuning
 from fulldeck.instructions.training.train_step_compilation import (
     TrainStepCompilation,
@@ -284,6 +285,20 @@ def test_blocks_that_are_checkpointed_already_are_not_compiled_anew(tmp_path):
     tried = resumed.states[LABEL].compilations
     resumed.fit(resume=True)
     assert resumed.states[LABEL].compilations == tried == 1
+
+
+def test_a_fault_is_found_without_compiling_anew():
+    class Log(nn.Module):
+        def forward(self, x):
+            return (x + 9).log()
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 8), Log(), nn.Linear(8, 2))
+    loop = training(GradientStabilization(), step(), net=net, epochs=1)
+    loop.on("batch_start", lambda batch: batch.inputs.mul_(1e3 if loop.step == 2 else 1))
+    loop.fit()
+    assert "first to go wrong was the output of 1 (Log) (at step 2" in loop.notes[0]
+    assert compilations(loop) == 1
 
 
 def test_average_mixed_precision_and_adapters_together():

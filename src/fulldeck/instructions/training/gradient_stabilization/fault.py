@@ -29,7 +29,8 @@ def first_fault(model: nn.Module, forward: Callable[[], object]) -> str | None:
 
     handles = [module.register_forward_hook(look(name)) for name, module in model.named_modules()]
     try:
-        with torch.no_grad():
+        # What is compiled would be compiled anew for the hooks, with every look at a number as a break in it.
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             forward()
     finally:
         for handle in handles:
