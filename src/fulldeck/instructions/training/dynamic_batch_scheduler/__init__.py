@@ -120,6 +120,7 @@ class DynamicBatchScheduler(Instruction):
         loop.keep(parts)
         loop.around("gradients", parts.gradients)
         loop.on("step_end", parts.step_end)
+        loop.on("model_changed", parts.follow)
         loop.on("hand_over", parts.end)
 
     def prove(self, outcome: Outcome) -> float:

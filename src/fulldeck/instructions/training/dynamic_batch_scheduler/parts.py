@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fulldeck.batch import Batch, split_batch
+from fulldeck.batch_norm import STATISTICS
 from fulldeck.errors import BadInput, RunFailed
 from fulldeck.instructions.training.dynamic_batch_scheduler.probes import peak_of
 from fulldeck.machine import recent_peak, reset_peak
@@ -35,6 +36,7 @@ FIRST_CHECKS, CHECK_EVERY = 4, 10
 """The high-water mark is read after each of the first updates, then once in so many: it forgets nothing."""
 MARGIN = 0.03
 """Share of what fits that is left free: no two steps take the same to the byte."""
+_MOVING = (*STATISTICS, "num_batches_tracked")
 FEW, SOME = 16, 4
 """The probes have one in so many samples of the batch."""
 
@@ -69,6 +71,8 @@ class Parts:
         self.ran_out = 0
         self.largest = 0
         self.accumulated = False
+        self.statistics: list[Tensor] | None = None
+        self.kept: list[Tensor] = []
 
     # The gradients phase ---------------------------------------------------------------------------------
 
@@ -85,6 +89,9 @@ class Parts:
         rows = self._rows(len(batch.targets), row)
         self.loop.micro_batch = rows
         before = _device_random_state(self.device)
+        statistics = self._statistics()
+        if statistics:
+            torch._foreach_copy_(self.kept, statistics)
         try:
             inner(batch)
         except (RuntimeError, MemoryError) as error:
@@ -101,10 +108,21 @@ class Parts:
             return True
         # Here, not above: the exception holds on to all that was computed.
         _restore_device_random_state(self.device, before)
+        if statistics:
+            torch._foreach_copy_(statistics, self.kept)
         self.ran_out += 1
         self.failed = rows * row
         self._resize(rows * row // 2)
         return False
+
+    def _statistics(self) -> list[Tensor]:
+        """What batch-norm moves in a pass that may be done again."""
+        if self.statistics is None:
+            modules = (self.loop.model, self.loop.companions)
+            named = (pair for module in modules for pair in module.named_buffers())
+            self.statistics = [buffer for name, buffer in named if name.endswith(_MOVING)]
+            self.kept = [buffer.clone() for buffer in self.statistics]
+        return self.statistics
 
     def _row(self, batch: Batch) -> int:
         if self.instruction.unit == "samples":
@@ -223,6 +241,10 @@ class Parts:
         self.figures["micro_batch"] = {"before": self.whole, "after": self.largest}
         self.figures["memory_used"] = {"after": peak / self.budget}
         self.figures["ran_out_of_memory"] = {"after": self.ran_out}
+
+    def follow(self) -> None:
+        """The model was changed."""
+        self.statistics = None
 
     def end(self) -> None:
         """Say what was not the same as with whole batches, and leave the loop as it was."""
