@@ -25,6 +25,9 @@ from fulldeck.instructions.inference.onnx_export import OnnxExport as OnnxExport
 from fulldeck.instructions.inference.onnx_export import export_onnx as export_onnx
 from fulldeck.instructions.inference.post_training_quantization import PostTrainingQuantization as PostTrainingQuantization
 from fulldeck.instructions.inference.post_training_quantization import quantize_onnx as quantize_onnx
+from fulldeck.instructions.inference.quantization_aware_training import QuantizationAwareTraining as QuantizationAwareTraining
+from fulldeck.instructions.inference.quantization_aware_training import convert as convert
+from fulldeck.instructions.inference.quantization_aware_training import prepare_qat as prepare_qat
 from fulldeck.instructions.training.amp_optimizer import AmpOptimizer as AmpOptimizer
 from fulldeck.instructions.training.amp_optimizer import keep_in_float32 as keep_in_float32
 from fulldeck.instructions.training.amp_optimizer import low_precision_share as low_precision_share

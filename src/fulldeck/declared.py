@@ -113,5 +113,5 @@ def _sentence(model: type[Declared], detail: dict[str, Any]) -> str:
         rule = detail["msg"][0].lower() + detail["msg"][1:]
         rule = rule.removeprefix("input should ")
     hint = schema.get("hint")
-    near = closest(value, schema.get("enum", ())) if isinstance(value, str) else ""
+    near = closest(value, map(str, schema.get("enum", ()))) if isinstance(value, str) else ""
     return f"{owner}.{name} must {rule}, got {value!r}{near or '.'}" + (f" {hint}" if hint else "")

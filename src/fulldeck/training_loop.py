@@ -171,8 +171,8 @@ class TrainingLoop:
     def surgery(self, operate: Callable[[nn.Module], object]) -> Callable[[], None]:
         """Declare a change of the model in mid-training; return the function that carries it out.
 
-        It is logged and done again on resume, before states are loaded. New parameters join the first
-        group of the first optimizer.
+        `operate(model)` changes it in place, or returns the module that takes its place. It is logged and done
+        again on resume, before states are loaded. New parameters join the first group of the first optimizer.
         """
         label = self._label
         self._surgeries[label] = operate
@@ -181,7 +181,9 @@ class TrainingLoop:
     def change_model(self, label: str) -> None:
         """Carry out the surgery that was declared under `label`."""
         before = {id(parameter) for parameter in self.parameters()}
-        self._surgeries[label](self.model)
+        changed = self._surgeries[label](self.model)
+        if isinstance(changed, nn.Module):
+            self.model = changed
         self.model.to(self.device)
         new = [parameter for parameter in self.parameters() if id(parameter) not in before]
         self.optimizers[0].param_groups[0]["params"].extend(new)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fulldeck.batch import Batch, to_device
 from fulldeck.errors import BadInput
+from fulldeck.random_state import random_state, restore_random_state
 from fulldeck.training_state import restore_training_state, training_state
 
 if TYPE_CHECKING:
@@ -43,6 +44,18 @@ def trial(loop: TrainingLoop) -> Iterator[Callable[[], float]]:
         loop.losses.read()  # or what an accelerator still holds would count later
         restore_training_state(loop, state)
         loop.notes[:] = notes
+
+
+def first_batch(loop: TrainingLoop) -> Batch:
+    """The first batch of the training, on its device, without the loader or the random state noticing."""
+    random = random_state()
+    keeps: Any = loop.loader if hasattr(loop.loader, "load_state_dict") else None
+    place = keeps.state_dict() if keeps is not None else None
+    inputs, targets = next(iter(loop.loader.batches(0)))
+    if keeps is not None:
+        keeps.load_state_dict(place)
+    restore_random_state(random)
+    return Batch(to_device(inputs, loop.device), to_device(targets, loop.device))
 
 
 def _endless(loop: TrainingLoop) -> Generator[Any]:

@@ -44,6 +44,12 @@ from fulldeck.engines.pytorch import PyTorchEngine
 from fulldeck.errors import CannotAct, RunFailed
 from fulldeck.files import write_with
 from fulldeck.instruction import GOALS, Evidence, Instruction, Prediction, instruction, param
+from fulldeck.quantization.onnx_integers import (
+    PACKED_OPSET,
+    fits_in_four_bits,
+    integer_biases,
+    pack_four_bits,
+)
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -53,6 +59,9 @@ if TYPE_CHECKING:
 OUTPUT = "output"
 BATCHES = (1, 3, 17)
 """Batch sizes at which an export is compared with the module: none is the one that it was traced with."""
+ROUNDED = 0.05
+"""Difference that is allowed between integers: what lies on the edge of two may be rounded to either."""
+_INTEGERS = ("int8", "int4")
 _LAUNCHING, _LEFT = 0.25, 0.1
 """Share of a pass that must be launching before less of it is predicted; what a session's own call leaves."""
 
@@ -100,7 +109,7 @@ class OnnxExport(Instruction):
             candidate.example(max(BATCHES)),
             path,
             opset=self.opset,
-            max_difference=self.max_difference,
+            max_difference=max(self.max_difference, ROUNDED if candidate.precision in _INTEGERS else 0),
             metadata=facts,
         )
         return candidate.with_artifact(Artifact(path, "onnx", candidate.precision, "onnxruntime"))
@@ -137,8 +146,15 @@ def export_onnx(
     tensors = {"input": example} if isinstance(example, Tensor) else dict(example)
     inputs = {name: np.asarray(torch.as_tensor(value).cpu()) for name, value in tensors.items()}
     module = copy.deepcopy(model).cpu().eval()
+    if four_bits := any(
+        t.dtype == torch.int8 and fits_in_four_bits(t.numpy()) for t in module.state_dict().values()
+    ):
+        opset = max(opset, PACKED_OPSET)
     proto = _convert(module, inputs, opset)
     _clean(proto, metadata or {})
+    integer_biases(proto)
+    if four_bits:
+        pack_four_bits(proto)
     differences: dict[int, float] = {}
 
     def write_checked(temporary: Path) -> None:
