@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime
 READY := .venv/.ready
 
-.PHONY: help run test test-slow check setup bench docs docs-serve generated new
+.PHONY: help run test test-slow check setup bench torture docs docs-serve generated new
 
 help:  ## Show these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ check: $(READY)  ## Lint, format, types, import rules, generated files (under a 
 bench: $(READY)  ## Overhead of the loop, beside other trainers; more in benchmarks/
 	$(BIN)/pip install --quiet --constraint constraints.txt --group bench
 	$(BIN)/python benchmarks/loop_overhead.py
+
+torture: $(READY)  ## Runs killed at 300 random points, pairs of processes at 50: nothing may be lost
+	$(BIN)/python benchmarks/torture.py
 
 # The theme announces its successor at each build; that is no warning about these pages.
 docs: $(READY)  ## The documentation, in site/; a warning is an error

@@ -15,6 +15,7 @@ conversion, and writes down what happened.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from fulldeck.data import Data
 from fulldeck.device import cpu_threads, pick_device
 from fulldeck.errors import BadInput, CannotAct, RunFailed
 from fulldeck.evaluation import evaluate
-from fulldeck.files import tidy, write_json
+from fulldeck.files import plain, tidy, write_json
 from fulldeck.gate import breaches, cautions, changes, judged_rows, measure, scores, scores_of_many
 from fulldeck.instruction import Instruction, Situation
 from fulldeck.loader import BatchLoader, ShuffledSampler
@@ -180,8 +181,9 @@ class Execution:
             self._ended("failed", f"{type(error).__name__}: {error}")
             raise
         self.result["status"] = "finished"
-        self.folder.write_result(self.result)
+        # A run that says that it is finished lacks nothing, so that comes last.
         self._write_report()
+        self.folder.write_result(self.result)
         self.watcher.finished(self.result)
         return self.result
 
@@ -425,7 +427,7 @@ class Execution:
 
     def _write_report(self) -> None:
         try:
-            write_report(self.folder.path)
+            write_report(self.folder.path, json.loads(json.dumps(self.result, default=plain)))
         except Exception as error:
             # Whatever it is: a page about the work is never worth the work.
             self._note(f"report.html could not be written: {error}")

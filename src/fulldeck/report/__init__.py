@@ -21,12 +21,14 @@ from fulldeck.report.run_files import read_run
 REPORT = "report.html"
 
 
-def write_report(run: Path) -> Path:
+def write_report(run: Path, result: Mapping[str, Any] | None = None) -> Path:
     """Write `report.html` into the run folder `run`, and return its path.
+
+    With `result`, as if its result.json held that already.
 
     Raises BadInput if `run` is no run folder or cannot be written.
     """
-    files = read_run(run)
+    files = read_run(run, result)
     path = files.folder / REPORT
     write_text(path, render("report.html", **report_content(files)))
     return path

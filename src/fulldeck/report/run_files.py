@@ -63,8 +63,11 @@ class RunFiles:
         return next(reversed(splits.items()), ("", {}))
 
 
-def read_run(run: Path) -> RunFiles:
-    """Read what there is of a run. Raises BadInput where `run` is no run folder."""
+def read_run(run: Path, result: Mapping[str, Any] | None = None) -> RunFiles:
+    """Read what there is of a run; with `result`, as if result.json held it already.
+
+    Raises BadInput where `run` is no run folder.
+    """
     if not run.is_dir():
         raise BadInput(f"{run} does not exist" if not run.exists() else f"{run} is not a folder")
     if not any((run / name).is_file() for name in EXPECTED):
@@ -76,7 +79,8 @@ def read_run(run: Path) -> RunFiles:
     missing: dict[str, str] = {}
     recipe_text = _text(folder / RECIPE, missing)
     plan = _mapping(folder / PLAN, missing)
-    result = _mapping(folder / RESULT, missing)
+    if result is None:
+        result = _mapping(folder / RESULT, missing)
     metrics = _lines(folder / METRICS, missing)
     evaluation = _mapping(folder / EVALUATION, missing)
     status = _status(folder, result)
