@@ -18,6 +18,7 @@ from fulldeck.batch import Metric
 from fulldeck.candidate import Candidate, Tolerance
 from fulldeck.data import Examples
 from fulldeck.figures import lower_is_better
+from fulldeck.parity import agreement, parity
 from fulldeck.token_mean import score
 
 MAX_ROWS, MAX_VALUES = 2_000, 2**26
@@ -104,19 +105,8 @@ def changes(before: Measured, after: Measured) -> dict[str, dict[str, float]]:
         **figures,
         "bytes": {"before": before.bytes, "after": after.bytes},
         "latency_ms": {"before": before.latency_ms, "after": after.latency_ms},
-        "difference": {"after": float(np.abs(after.outputs - before.outputs).max())},
-        "agreement": {"after": agreement(before.outputs, after.outputs)},
+        **{name: {"after": value} for name, value in parity(before.outputs, after.outputs).items()},
     }
-
-
-def agreement(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
-    """Share of equal predictions; for single-valued outputs, of values within one percent of their spread.
-
-    A prediction is the largest value along the last axis: one a row, or one a token.
-    """
-    if one.ndim > 1 and one.shape[-1] > 1:
-        return float((one.argmax(axis=-1) == other.argmax(axis=-1)).mean())
-    return float((np.abs(one - other) <= 0.01 * (one.std() + 1e-12)).mean())
 
 
 def cautions(before: Measured, after: Measured) -> list[str]:

@@ -17,7 +17,9 @@ class Serving(Declared):
     """How a package is served; `serving` in its service.json."""
 
     engine: str = param(
-        "auto", doc="Engine: auto (what the packaged artifact is meant for), torch, onnxruntime."
+        "auto",
+        doc="Engine: auto (the fastest that runs the artifact), torch, torch_compiled, onnxruntime, openvino, "
+        "tvm, tensorrt.",
     )
     workers: int = param(1, ge=1, le=64, doc="Engine processes.")
     threads: int = param(0, ge=0, doc="Threads of one engine process; 0 shares the cores among the workers.")

@@ -14,6 +14,7 @@ import typer
 from fulldeck import __version__
 from fulldeck.cli import (
     compare,
+    compile,
     diagnose,
     doctor,
     evidence,
@@ -48,6 +49,7 @@ COMMANDS = {
     "explain": explain,
     "report": report,
     "compare": compare,
+    "compile": compile,
     "diagnose": diagnose,
     "verify": verify,
     "evidence": evidence,

@@ -31,7 +31,8 @@ def command(
         str, typer.Argument(metavar="INPUT", help="A file (image, text, JSON), a text, or a JSON row.")
     ],
     engine: Annotated[
-        str, typer.Option(help="What computes: auto (as packaged), torch or onnxruntime.")
+        str,
+        typer.Option(help="What computes: auto (as packaged), or an engine that the package has a form for."),
     ] = "auto",
     tokens: Annotated[
         int | None,

@@ -30,7 +30,8 @@ def command(
         str, typer.Option(help="Address to listen on; off loopback FULLDECK_TOKEN must hold a secret.")
     ] = "127.0.0.1",
     engine: Annotated[
-        str | None, typer.Option(help="auto, torch or onnxruntime; left out: as packaged.")
+        str | None,
+        typer.Option(help="auto, or an engine that the package has a form for; left out: as packaged."),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Engine processes; left out: as packaged.")] = None,
     threads: Annotated[

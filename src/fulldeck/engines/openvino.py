@@ -39,14 +39,19 @@ class OpenVinoEngine:
             settings["INFERENCE_NUM_THREADS"] = threads
         core = openvino.Core()
         try:
-            self._model = core.compile_model(core.read_model(path), _DEVICE, settings)
+            read = core.read_model(path)
+            self._model = core.compile_model(read, _DEVICE, settings)
         except RuntimeError as error:
             raise BadInput(f"OpenVINO cannot load {path.name}: {_reason(error)}") from error
-        self.outputs = [one.any_name for one in self._model.outputs]
+        # Names of the model as it was read: compiling leaves any of a tensor's names in the first place.
+        self.outputs = [one.any_name for one in read.outputs]
         self.signature = Signature(
             {
-                one.any_name: (np.dtype(one.element_type.to_dtype()).name, _ranges(one.partial_shape))
-                for one in self._model.inputs
+                one.node.friendly_name: (
+                    np.dtype(one.element_type.to_dtype()).name,
+                    _ranges(one.partial_shape),
+                )
+                for one in read.inputs
             }
         )
         self._requests = threading.local()  # a request belongs to one thread at a time
@@ -61,7 +66,7 @@ class OpenVinoEngine:
         if request is None:
             request = self._requests.request = self._model.create_infer_request()
         try:
-            request.infer(dict(inputs), share_inputs=True)
+            request.infer([inputs[name] for name in self.signature.inputs], share_inputs=True)
         except RuntimeError as error:
             raise BadInput(f"OpenVINO refused the input: {_reason(error)}") from error
         # Copies: the request's own arrays are overwritten by the thread's next call.

@@ -93,7 +93,7 @@ def convert(source: Source, precision: str, folder: Path, settings: Settings) ->
     from fulldeck.files import write_with
     from fulldeck.networks import describe
 
-    module = source.torch_module()
+    module = source.module()
     description = describe(module)
     if description is None:
         raise CannotAct(

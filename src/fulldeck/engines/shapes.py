@@ -90,10 +90,5 @@ def _range(text: str, word: str) -> Range:
     return Range(low, best, high)
 
 
-def fixed_at_best(shapes: Shapes) -> dict[str, tuple[Range, ...]]:
-    """The same with every axis fixed at its best size."""
-    return {name: tuple(Range(one.best, one.best, one.best) for one in axes) for name, axes in shapes.items()}
-
-
 def all_fixed(shapes: Shapes) -> bool:
     return all(one.fixed for axes in shapes.values() for one in axes)

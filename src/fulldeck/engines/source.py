@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from fulldeck.data import Array
 from fulldeck.engines.shapes import Shapes, all_fixed
 from fulldeck.engines.signature import Signature
@@ -24,12 +26,13 @@ class Source:
     """A model in the forms that engines compile.
 
     `example` has a few rows of encoded inputs by name, the batch first; `shapes` are the sizes to compile for.
-    `onnx` are files by precision. `calibration` are rows that int8 ranges are learnt from.
+    `modules` and `onnx` are by precision; what is lower than fp32 there was made so on purpose. `calibration` are
+    rows that int8 ranges are learnt from, where there is no int8 module.
     """
 
     example: Mapping[str, Array]
     shapes: Shapes
-    module: nn.Module | None = None
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
     onnx: Mapping[str, Path] = field(default_factory=dict)
     calibration: Mapping[str, Array] | None = None
     output: str = "output"
@@ -54,11 +57,21 @@ class Source:
         _write_fixed(path, fixed, sizes)
         return fixed
 
-    def torch_module(self) -> nn.Module:
-        """The module. Raises CannotAct if there is none."""
-        if self.module is None:
-            raise CannotAct("the PyTorch module of the model is not at hand")
-        return self.module
+    def module(self) -> nn.Module:
+        """The fp32 module. Raises CannotAct if there is none."""
+        if "fp32" not in self.modules:
+            raise CannotAct("the fp32 module of the model is not at hand")
+        return self.modules["fp32"]
+
+    def inputs(self, rows: int | None = None) -> dict[str, Array]:
+        """The example in the best sizes (or with so many rows), repeated where it is too small."""
+        resized = {}
+        for name, value in self.example.items():
+            for place, axis in enumerate(self.shapes[name]):
+                size = rows if rows is not None and place == 0 else axis.best
+                value = value.take(np.arange(size) % value.shape[place], axis=place)
+            resized[name] = np.ascontiguousarray(value)
+        return resized
 
 
 @dataclass(frozen=True)

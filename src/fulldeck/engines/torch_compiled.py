@@ -52,17 +52,18 @@ class CompiledTorchEngine:
         self.signature = facts.signature
         self._output = facts.outputs[0]
         self._device = torch.device(facts.device)
-        self._run = aoti_load_package(str(package))
+        self._package = aoti_load_package(str(package))
 
     @torch.inference_mode()
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Inputs by name (batch first) to `{output: array}`."""
         self.signature.check(inputs)
-        tensors = {
-            name: torch.from_numpy(np.require(inputs[name], requirements=["C", "W"])).to(self._device)
+        tensors = [
+            torch.from_numpy(np.require(inputs[name], requirements=["C", "W"])).to(self._device)
             for name in self.signature.inputs
-        }
-        result = self._run(next(iter(tensors.values()))) if len(tensors) == 1 else self._run(**tensors)
+        ]
+        # The loader itself: calling the package would read its description anew each time.
+        result = self._package.loader.run(tensors)[0]
         return {self._output: result.cpu().numpy()}
 
 
@@ -71,12 +72,12 @@ def convert(source: Source, precision: str, folder: Path, settings: Settings) ->
 
     Raises CannotAct if the module cannot be exported or compiled, with the first thing in the way.
     """
-    module = source.torch_module().eval()
-    if precision == "int8":
-        how = "static" if source.calibration is not None else "dynamic"
-        program = quantized_program(module, source)
-        return compile_program(program, source, precision, folder / f"model.int8.{how}.aoti")
-    program = export_program(in_precision(module, precision), source)
+    if precision in source.modules:
+        program = export_program(source.modules[precision].eval(), source)
+    elif precision == "int8":
+        program = quantized_program(source.module().eval(), source)
+    else:
+        program = export_program(in_precision(source.module().eval(), precision), source)
     return compile_program(program, source, precision, folder / f"model.{precision}.aoti")
 
 
@@ -86,16 +87,14 @@ def export_program(module: nn.Module, source: Source) -> ExportedProgram:
     Raises CannotAct if its forward pass cannot be written as one, as where it branches on values.
     """
     inputs = traced_inputs(source, _device(module))
-    single = len(inputs) == 1
-    axes = dynamic_axes(source.shapes)
-    with _quiet(), torch.no_grad():
+    arguments, named = (tuple(inputs.values()), {}) if len(inputs) == 1 else ((), inputs)
+    free = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
+    for name, axes in dynamic_axes(source.shapes).items():
+        free[inputs[name]] = axes
+    with quiet(), torch.no_grad():
         try:
-            return torch.export.export(
-                module,
-                tuple(inputs.values()) if single else (),
-                kwargs=None if single else inputs,
-                dynamic_shapes=tuple(axes.values()) if single else axes,
-            )
+            shapes = free.dynamic_shapes(module, arguments, named)  # type: ignore[no-untyped-call]
+            return torch.export.export(module, arguments, kwargs=named, dynamic_shapes=shapes)
         except (RuntimeError, ValueError, AssertionError, TypeError) as error:
             raise CannotAct(f"the model cannot be exported as one graph: {_reason(error)}") from error
 
@@ -107,13 +106,14 @@ def quantized_program(module: nn.Module, source: Source) -> ExportedProgram:
     """
     if _device(module).type != "cpu":
         raise CannotAct("PT2E quantises for x86 processors; on a GPU use bf16, or TensorRT for int8")
-    pt2e = extra("torchao.quantization.pt2e.quantize_pt2e", "int8")
-    x86 = extra("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer", "int8")
+    with quiet():  # torchao complains of kernels for GPUs
+        pt2e = extra("torchao.quantization.pt2e.quantize_pt2e", "int8")
+        x86 = extra("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer", "int8")
     rows = source.calibration
     quantizer = x86.X86InductorQuantizer()
     quantizer.set_global(x86.get_default_x86_inductor_quantization_config(is_dynamic=rows is None))
     graph = export_program(copy.deepcopy(module), source).module()
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         try:
             prepared = pt2e.prepare_pt2e(graph, quantizer)
             # Dynamic ranges need a pass as well: the observers see the shapes.
@@ -130,7 +130,7 @@ def compile_program(program: ExportedProgram, source: Source, precision: str, pa
     from torch._inductor import aoti_compile_and_package
 
     device = _device(program)
-    with tempfile.TemporaryDirectory(prefix="fulldeck-") as name, _quiet(), torch.no_grad():
+    with tempfile.TemporaryDirectory(prefix="fulldeck-") as name, quiet(), torch.no_grad():
         try:
             package = aoti_compile_and_package(
                 program, package_path=str(Path(name) / f"model{_SUFFIX}"), inductor_configs=dict(_OPTIONS)
@@ -153,7 +153,7 @@ def load(path: Path, *, precision: str, threads: int) -> CompiledTorchEngine:
         package,
     ):
         try:
-            with _quiet():
+            with quiet():
                 return CompiledTorchEngine(package, facts)
         except (RuntimeError, OSError) as error:
             raise BadInput(f"PyTorch cannot load {path.name}: {_reason(error)}") from error
@@ -217,7 +217,7 @@ def _traits(device: torch.device) -> list[str]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep what the compiler warns of from the console: its errors are told in one line."""
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)

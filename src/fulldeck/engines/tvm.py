@@ -1,4 +1,4 @@
-"""Apache TVM: an ONNX file to native code for this processor, without tuning unless it is asked for.
+"""Apache TVM: the module (or its ONNX file) to native code for this processor, without tuning unless asked for.
 
 Untuned code is many times slower than that of the other engines; tuning takes trials, of a second or so each.
 """
@@ -15,13 +15,14 @@ import numpy.typing as npt
 import onnx
 import tvm
 from tvm import relax
-from tvm.relax.frontend.onnx import from_onnx
 
+from fulldeck.device import cpu_threads
 from fulldeck.engines.compiled_file import Compiled, open_compiled, write_compiled
 from fulldeck.engines.processor import traits
-from fulldeck.engines.shapes import all_fixed, fixed_at_best
+from fulldeck.engines.shapes import all_fixed
 from fulldeck.engines.signature import Signature
 from fulldeck.engines.source import Settings, Source
+from fulldeck.engines.torch_compiled import export_program, quiet
 from fulldeck.errors import BadInput, CannotAct
 
 Array = npt.NDArray[Any]
@@ -53,29 +54,30 @@ class TvmEngine:
 
 
 def convert(source: Source, precision: str, folder: Path, settings: Settings) -> Path:
-    """Compile the fp32 ONNX file for this processor; with trials to tune, for the best sizes only.
+    """Compile the fp32 module for this processor, or the ONNX file where there is no module.
 
-    Raises CannotAct for another precision, and for an operator that TVM does not know.
+    Raises CannotAct for another precision, for an operator that TVM does not know, and where it is to tune without
+    fixed sizes.
     """
     if precision != "fp32":
         raise CannotAct("TVM is given fp32 only: it would compute other precisions without fast kernels")
     if settings.tuning_trials and not all_fixed(source.shapes):
-        raise CannotAct(
-            "TVM tunes for fixed sizes only; give them, such as --shapes "
-            + " ".join(
-                f"{name}={'x'.join(str(one.best) for one in axes)}"
-                for name, axes in fixed_at_best(source.shapes).items()
-            )
+        words = (
+            f"--shapes {name}={'x'.join(str(one.best) for one in axes)}"
+            for name, axes in source.shapes.items()
         )
-    path = source.onnx_file(precision, folder)
-    model = onnx.load(path)
+        raise CannotAct(f"TVM tunes for fixed sizes only: {' '.join(words)}")
     target = tvm.target.Target(
-        {"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu(), "num-cores": _cores()}
+        {"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu(), "num-cores": cpu_threads()}
     )
     with tempfile.TemporaryDirectory(prefix="fulldeck-") as name:
         library = Path(name) / f"model{_SUFFIX}"
         try:
-            module = from_onnx(model)
+            # The module first: it keeps free sizes where the ONNX frontend loses them.
+            if "fp32" in source.modules:
+                module, names, outputs = _from_torch(source)
+            else:
+                module, names, outputs = _from_onnx(source.onnx_file(precision, folder))
             if settings.tuning_trials:
                 module = relax.get_pipeline(
                     "static_shape_tuning",
@@ -84,16 +86,34 @@ def convert(source: Source, precision: str, folder: Path, settings: Settings) ->
                     work_dir=str(Path(name) / "tuning"),
                 )(module)
             tvm.compile(module, target).export_library(str(library))
+        except CannotAct:
+            raise
         except Exception as error:  # TVM raises many classes, whose common base is Exception
             raise CannotAct(f"TVM cannot compile the model: {_reason(error)}") from error
         out = folder / f"model.{precision}.tvm"
-        signature = source.signature
-        # In the order of the file, which is that of the compiled function's arguments.
-        ordered = Signature({one.name: signature.inputs[one.name] for one in model.graph.input})
-        outputs = tuple(one.name for one in model.graph.output)
-        facts = Compiled(NAME, precision, tuple(traits(LIBRARY)), ordered, outputs)
-        write_compiled(out, library, facts)
+        ordered = Signature({one: source.signature.inputs[one] for one in names})
+        write_compiled(out, library, Compiled(NAME, precision, tuple(traits(LIBRARY)), ordered, outputs))
     return out
+
+
+def _from_torch(source: Source) -> tuple[Any, list[str], tuple[str, ...]]:
+    """The module for TVM, and the names of its inputs and outputs in their order."""
+    from tvm.relax.frontend.torch import from_exported_program
+
+    program = export_program(source.module().eval(), source)
+    names = list(source.example)
+    if len(names) > 1:
+        names = [name for name in program.graph_signature.user_inputs if name in source.example]
+    with quiet():
+        return from_exported_program(program), names, (source.output,)
+
+
+def _from_onnx(path: Path) -> tuple[Any, list[str], tuple[str, ...]]:
+    from tvm.relax.frontend.onnx import from_onnx
+
+    model = onnx.load(path)
+    names = [one.name for one in model.graph.input]
+    return from_onnx(model), names, tuple(one.name for one in model.graph.output)
 
 
 def load(path: Path, *, precision: str, threads: int) -> TvmEngine:
@@ -105,12 +125,6 @@ def load(path: Path, *, precision: str, threads: int) -> TvmEngine:
             return TvmEngine(library, facts.signature, facts.outputs)
         except (RuntimeError, OSError) as error:
             raise BadInput(f"TVM cannot load {path.name}: {_reason(error)}") from error
-
-
-def _cores() -> int:
-    from fulldeck.device import cpu_threads
-
-    return cpu_threads()
 
 
 def _reason(error: Exception) -> str:

@@ -2,7 +2,9 @@
 
 The server speaks the Open Inference Protocol v2, and a `/predict` that takes an item as a person has it.
 This instruction sets how the package is served: with which engine, in how many processes, within which
-limits. `serve_package("runs/latest/package")` starts it from Python, `fulldeck serve` from the shell.
+limits. With `engine: auto` the engines that can run the artifact as it is take turns, and a faster one is taken
+if it gives the same answers; `fulldeck compile` tries other precisions and native code besides.
+`serve_package("runs/latest/package")` starts the server from Python, `fulldeck serve` from the shell.
 
 Use when: the model is to answer requests.
 Avoid when: it only runs inside another program; `Package.open(folder).engine()` loads it there.
@@ -20,13 +22,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import field_validator
 
-from fulldeck.engines import available, known
+from fulldeck.candidate import Artifact, Candidate
+from fulldeck.device import cpu_threads
+from fulldeck.engines import ENGINES, engine_module, known, open_artifact, why_not
+from fulldeck.engines.choice import fastest
+from fulldeck.engines.pytorch import PyTorchEngine
+from fulldeck.engines.shapes import shapes_of
+from fulldeck.engines.source import Settings, Source
 from fulldeck.errors import CannotAct
 from fulldeck.instruction import GOALS, Evidence, Instruction, instruction
 from fulldeck.networks import describe
+from fulldeck.parity import agreement
 from fulldeck.service import Service, Serving
+
+COMPARED_ROWS = 64
+SAME_ANSWERS = 0.99
+"""Share of equal answers from which another engine gives the same ones."""
+LOOKS, RACE_SECONDS = (15,), 10.0
+CLEARLY = 1.1
+"""Times a call of the fastest engine that the present one must take at least, to be left for it."""
 
 
 @instruction(
@@ -49,6 +66,10 @@ class ModelServingFramework(Instruction, Serving):
     def _is_known(cls, name: str) -> str:
         return name if name == "auto" else known(name)
 
+    def optimise(self, candidate: Candidate) -> Candidate:
+        """The form of the model for the engine that will serve it."""
+        return fastest_engine(candidate) if self.engine == "auto" else in_engine(candidate, self.engine)
+
     def configure(self, service: Service) -> Service:
         if self.engine != "auto":
             self._check_engine(service)
@@ -57,7 +78,7 @@ class ModelServingFramework(Instruction, Serving):
         )
 
     def _check_engine(self, service: Service) -> None:
-        reason = available()[self.engine]
+        reason = why_not(self.engine)
         if reason is not None:
             raise CannotAct(f"engine {self.engine} is not available: {reason}")
         candidate = service.candidate
@@ -70,6 +91,70 @@ class ModelServingFramework(Instruction, Serving):
                 f"{', '.join(sorted(there)) or 'none'}; add what makes one (onnx_export for onnxruntime; for "
                 "torch there are fulldeck's own networks only), or write engine: auto"
             )
+
+
+def fastest_engine(candidate: Candidate) -> Candidate:
+    """The candidate, served by the engine that runs its artifact fastest and gives the same answers.
+
+    The artifact stays as it is. Its present engine is kept unless another is faster beyond doubt.
+    """
+    artifact = candidate.artifact
+    if artifact is None:
+        return candidate
+    others = [
+        name
+        for name, card in ENGINES.items()
+        if name != artifact.engine
+        and (card.kind, True) == (artifact.kind, artifact.precision in card.precisions)
+        and why_not(name) is None
+    ]
+    if not others:
+        return candidate
+    threads = cpu_threads()
+    forms = {name: replace(artifact, engine=name) for name in (artifact.engine, *others)}
+    engines = {name: open_artifact(form, threads=threads) for name, form in forms.items()}
+    inputs = candidate.example(COMPARED_ROWS)
+    outputs = {name: next(iter(engine.run(inputs).values())) for name, engine in engines.items()}
+    expected = outputs[artifact.engine]
+    same = {
+        name: engines[name]
+        for name in forms
+        if np.isfinite(outputs[name]).all() and agreement(expected, outputs[name]) >= SAME_ANSWERS
+    }
+    found = fastest(same, candidate.example(1), looks=LOOKS, seconds=RACE_SECONDS)
+    best, present = next(iter(found)), found[artifact.engine]
+    if best == artifact.engine or not present.ratio.low > CLEARLY:
+        return candidate
+    return candidate.with_artifact(forms[best])
+
+
+def in_engine(candidate: Candidate, engine: str) -> Candidate:
+    """The candidate in a form for `engine`, made from its artifact or module in the precision that it has.
+
+    Raises CannotAct if the engine is not here, or cannot run this model.
+    """
+    artifact, card = candidate.artifact, ENGINES[engine]
+    if engine in (PyTorchEngine.name, artifact.engine if artifact else PyTorchEngine.name):
+        return candidate
+    if (reason := why_not(engine)) is not None:
+        raise CannotAct(f"engine {engine} is not available: {reason}")
+    precision = artifact.precision if artifact else candidate.precision
+    if precision not in card.precisions:
+        raise CannotAct(
+            f"engine {engine} has no {precision}; it has {', '.join(card.precisions)}. Write engine: auto"
+        )
+    example = candidate.example()
+    source = Source(
+        example,
+        shapes_of(example),
+        {candidate.precision: candidate.module},
+        {artifact.precision: artifact.path} if artifact and artifact.kind == "onnx" else {},
+    )
+    try:
+        path = engine_module(engine).convert(source, precision, candidate.folder, Settings())
+    except CannotAct as error:
+        raise CannotAct(f"{error}. onnx_export makes ONNX files; engine: auto takes what there is") from error
+    return candidate.with_artifact(Artifact(path, card.kind, precision, engine))
 
 
 def serve_package(folder: Path | str, *, host: str = "127.0.0.1", port: int = 8000, **settings: Any) -> None:

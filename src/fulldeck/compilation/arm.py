@@ -1,0 +1,142 @@
+"""One engine in one precision: built, loaded, and compared with the fp32 model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fulldeck.batch import Metric
+from fulldeck.candidate import Tolerance
+from fulldeck.data import Array, Examples
+from fulldeck.engines import ENGINES, Engine, engine_module, open_model
+from fulldeck.engines.choice import Timed, milliseconds
+from fulldeck.engines.source import Settings, Source
+from fulldeck.errors import BadInput
+from fulldeck.gate import Measured, breaches, scores
+from fulldeck.parity import parity
+
+ROWS_AT_ONCE = 32
+PARITY_SECONDS = 20.0
+"""An engine computes validation rows for so long at most, and is compared on those."""
+SCREENED_CALLS = 5
+TOO_SLOW = 2.0
+"""Times the fastest so far, from which an engine is not raced."""
+
+
+@dataclass
+class Arm:
+    """What is known of one engine in one precision. `reason` says why it cannot be taken, if it cannot."""
+
+    engine: str
+    precision: str
+    how: str = ""
+    reason: str | None = None
+    path: Path | None = None
+    loaded: Engine | None = None
+    seconds: float = 0.0
+    rows: int = 0
+    compared: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    screened_ms: float | None = None
+    timed: Timed | None = None
+    shipped: bool = True
+    """Whether a package can hold it."""
+
+    @property
+    def label(self) -> str:
+        return " ".join(filter(None, (self.engine, self.precision, self.how)))
+
+    def leave_out(self, best_ms: float | None) -> None:
+        """Give it a reason if it is far slower than the best."""
+        slow = best_ms is not None and self.screened_ms is not None and self.screened_ms > TOO_SLOW * best_ms
+        if slow and self.reason is None:
+            self.reason = f"slower: another takes {best_ms:.3g} ms"
+
+    def to_json(self) -> dict[str, Any]:
+        """As in the result of `compile`."""
+        timed = self.timed
+        latency = timed.latency.estimate if timed else self.screened_ms
+        return {
+            "name": self.engine,
+            "precision": self.precision,
+            "how": self.how,
+            "available": self.loaded is not None or self.path is not None,
+            "reason": self.reason,
+            "latency_ms": latency,
+            "interval": [timed.latency.low, timed.latency.high] if timed else None,
+            "ratio": timed.ratio.estimate if timed else None,
+            "ratio_interval": [timed.ratio.low, timed.ratio.high] if timed else None,
+            "rounds": timed.rounds if timed else 0,
+            **{name: self.compared.get(name) for name in ("difference", "cosine", "agreement")},
+            "metrics": dict(self.metrics),
+            "rows": self.rows,
+            "bytes": self.path.stat().st_size if self.path is not None else None,
+            "build_s": round(self.seconds, 2),
+        }
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Validation examples, what the fp32 model answers, and how far from it an engine may be."""
+
+    inputs: Mapping[str, Array]
+    examples: Examples
+    reference: Array
+    metrics: Mapping[str, Metric]
+    tolerance: Tolerance
+    at_once: int
+
+    def judge(self, arm: Arm, engine: Engine) -> None:
+        """Fill in how `engine` compares; with a reason if that breaks the tolerance."""
+        outputs = some_outputs(engine, self.inputs, len(self.reference), self.at_once)
+        arm.rows = len(outputs)
+        reference = self.reference[: arm.rows]
+        targets = self.examples.targets[: arm.rows]
+        before = Measured(reference, scores(reference, targets, self.metrics), 0, 0.0)
+        after = Measured(outputs, scores(outputs, targets, self.metrics), 0, 0.0)
+        arm.compared, arm.metrics = parity(reference, outputs), after.metrics
+        if broken := breaches(before, after, self.tolerance):
+            arm.reason = "; ".join(broken)
+
+
+def build(arm: Arm, source: Source, folder: Path, settings: Settings, threads: int) -> None:
+    """Convert and load the model; what is in `folder` from another time is used. A failure becomes the reason."""
+    card = ENGINES[arm.engine]
+    if arm.how == "dynamic":
+        source = replace(source, calibration=None)
+    folder = folder / arm.label.replace(" ", "-")
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    try:
+        # ONNX files and weights cost nothing to make again.
+        kept = None if card.kind in ("onnx", "safetensors") else next(folder.glob(f"*.{card.kind}"), None)
+        path = kept or engine_module(arm.engine).convert(source, arm.precision, folder, settings)
+        arm.loaded = open_model(
+            path, kind=card.kind, precision=arm.precision, engine=arm.engine, threads=threads
+        )
+        arm.path = path
+    except BadInput as error:
+        arm.reason = str(error)
+    arm.seconds = time.perf_counter() - started
+
+
+def screen(arm: Arm, engine: Engine, inputs: Mapping[str, Array]) -> None:
+    """A first look at the time of a call."""
+    arm.screened_ms = milliseconds(engine, inputs, SCREENED_CALLS)
+
+
+def some_outputs(engine: Engine, inputs: Mapping[str, Array], rows: int, at_once: int) -> Array:
+    """The first output for the first rows, as many as PARITY_SECONDS allow (at least one batch)."""
+    parts: list[Array] = []
+    started = time.monotonic()
+    for start in range(0, rows, at_once):
+        part = {name: value[start : min(start + at_once, rows)] for name, value in inputs.items()}
+        parts.append(next(iter(engine.run(part).values())))
+        if time.monotonic() - started > PARITY_SECONDS:
+            break
+    return np.concatenate(parts)

@@ -1,0 +1,286 @@
+"""Compile a run's model for this machine: each engine in each precision, compared, timed, and the fastest kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fulldeck.candidate import Candidate, Tolerance
+from fulldeck.compilation.arm import ROWS_AT_ONCE, Arm, Judge, build, screen, some_outputs
+from fulldeck.compilation.forms import gather
+from fulldeck.device import cpu_threads
+from fulldeck.diagnosis.ceilings import cache_folder
+from fulldeck.diagnosis.inference import trained
+from fulldeck.engines import ENGINES, why_not
+from fulldeck.engines.choice import fastest
+from fulldeck.engines.processor import release, traits
+from fulldeck.engines.pytorch import PyTorchEngine, in_precision
+from fulldeck.engines.source import Settings, Source
+from fulldeck.errors import BadInput, RunFailed
+from fulldeck.files import sha256, write_json, write_with
+from fulldeck.gate import judged_rows
+from fulldeck.machine import describe_machine
+from fulldeck.networks import describe
+from fulldeck.package import MANIFEST, Package, PackagedModel, add_form
+from fulldeck.run_folder import RESULT, RunFolder
+
+COMPILED = "compile.json"
+RACE_SECONDS = 120.0
+LIBRARIES = ("onnxruntime", "openvino", "apache-tvm", "tensorrt", "torchao")
+SAME = 1e-4
+"""Largest difference, relative to the largest output (if over 1), between an engine and the package that has it."""
+
+
+def compile_run(
+    run: Path,
+    *,
+    engine: str = "auto",
+    precisions: Sequence[str] = (),
+    shapes: Sequence[str] = (),
+    settings: Settings | None = None,
+    tolerance: Tolerance | None = None,
+    fresh: bool = False,
+    tell: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Measure the model that `run` trained, and put the fastest form that keeps to `tolerance` into its package.
+
+    `engine` is one of ENGINES or auto (all that are here), `precisions` of fp32, bf16, fp16, int8 (none: all).
+    What was compiled for the same weights on the same machine is used again, and so is the choice; `fresh`
+    measures anew. Returns `engines` (a row each, the fastest first), `chosen`, `reference`, `machine`.
+
+    Raises BadInput for a run that is not finished, an engine that is not here, sizes that do not fit; RunFailed
+    if no engine keeps to the tolerance.
+    """
+    started = time.monotonic()
+    settings, tolerance = settings or Settings(), tolerance or Tolerance(agreement=0.98)
+    if engine != "auto" and (reason := why_not(engine)) is not None:
+        raise BadInput(f"engine {engine} is not available: {reason}")
+    tell("loading the trained model")
+    recipe, candidate = trained(run)
+    threads = cpu_threads()
+    torch.set_num_threads(threads)
+    wanted = tuple(precisions) or ("fp32", "bf16", "fp16", "int8")
+    with RunFolder(run).locked():
+        source, notes = gather(run, candidate, wanted, shapes, tell)
+        folder = cache_folder() / "compiled" / _key(run, source, settings, threads)
+        table = folder / f"choice-{_hash([engine, wanted, tolerance.__dict__])}.json"
+        if not fresh and (kept := _kept(table)) is not None:
+            result = kept | {"cached": True}
+        else:
+            arms = [
+                arm for name in (ENGINES if engine == "auto" else (engine,)) for arm in _arms(name, wanted)
+            ]
+            if not arms:
+                has = ", ".join(ENGINES[engine].precisions)
+                raise BadInput(f"engine {engine} has no {' or '.join(wanted)}; it has {has}")
+            metrics = recipe.workload.metrics(candidate.data)
+            judge = _judge(candidate, source, metrics, tolerance, tell)
+            chosen = _choose(arms, source, judge, folder, settings, threads, tell)
+            result = _result(arms, chosen, source, judge, notes) | {"cached": False}
+            with suppress(OSError, BadInput):  # a read-only home costs the time, and nothing else
+                write_json(table, result | {"file": str(chosen.path)})
+            result["file"] = str(chosen.path)
+        installed = _install(run, candidate, source, result)
+        result = {"run": str(run)} | result | installed | {"seconds": round(time.monotonic() - started, 1)}
+        result.pop("file")
+        write_json(run / COMPILED, result)
+    return result
+
+
+def _choose(
+    arms: list[Arm],
+    source: Source,
+    judge: Judge,
+    folder: Path,
+    settings: Settings,
+    threads: int,
+    tell: Callable[[str], None],
+) -> Arm:
+    """Build, compare and time `arms` in place (and what is tried in their stead); return the fastest."""
+    inputs = source.inputs()
+    best: float | None = None
+    for arm in list(arms):
+        if arm.reason is not None:
+            continue
+        for attempt in _attempts(arm, arms):
+            tell(f"{attempt.label}: building")
+            _prepare(attempt, source, folder, settings, threads)
+            if attempt.loaded is None:
+                break
+            tell(f"{attempt.label}: comparing")
+            try:
+                screen(attempt, attempt.loaded, inputs)
+                attempt.leave_out(best)
+                judge.judge(attempt, attempt.loaded)
+            except BadInput as error:
+                attempt.reason = str(error)
+            if attempt.reason is None and attempt.screened_ms is not None:
+                best = min(best or attempt.screened_ms, attempt.screened_ms)
+                break
+            attempt.loaded = None
+    for arm in arms:
+        # Once more, now that the best of all is known.
+        arm.leave_out(best)
+    racing = {arm.label: arm for arm in arms if arm.loaded is not None and arm.reason is None}
+    engines = {label: arm.loaded for label, arm in racing.items() if arm.loaded is not None}
+    if not engines:
+        reasons = "; ".join(f"{arm.label}: {arm.reason}" for arm in arms)
+        raise RunFailed(f"no engine can be taken. {reasons}")
+    found = fastest(engines, inputs, seconds=RACE_SECONDS, tell=tell)
+    for label, timed in found.items():
+        racing[label].timed = timed
+    for label in found:
+        if racing[label].shipped:
+            return racing[label]
+    raise RunFailed(
+        "only the module itself keeps to the tolerance, and a package holds no code; allow more with --agreement "
+        "or --metric-drop"
+    )
+
+
+def _prepare(arm: Arm, source: Source, folder: Path, settings: Settings, threads: int) -> None:
+    """Build and load; of a module that no package can hold, load at least the module, for comparison."""
+    if arm.engine == "torch" and describe(source.module()) is None:
+        module = in_precision(source.module(), arm.precision)
+        arm.loaded, arm.shipped = PyTorchEngine(module, source.output, source.signature), False
+        return
+    build(arm, source, folder, settings, threads)
+
+
+def _arms(engine: str, precisions: Sequence[str]) -> list[Arm]:
+    """One for each precision; a single one with the reason for an engine that is not here."""
+    if (reason := why_not(engine)) is not None:
+        return [Arm(engine, "", reason=f"not available: {reason}")]
+    return [
+        Arm(engine, one, "static" if (engine, one) == ("torch_compiled", "int8") else "")
+        for one in ENGINES[engine].precisions
+        if one in precisions
+    ]
+
+
+def _attempts(arm: Arm, arms: list[Arm]) -> list[Arm]:
+    """The arm; after static int8, should that be too far off, dynamic int8."""
+    if arm.how != "static":
+        return [arm]
+    other = Arm(arm.engine, arm.precision, "dynamic", reason="not tried: static int8 keeps to the tolerance")
+    arms.insert(arms.index(arm) + 1, other)
+    return [arm, other]
+
+
+def _judge(
+    candidate: Candidate,
+    source: Source,
+    metrics: Any,
+    tolerance: Tolerance,
+    tell: Callable[[str], None],
+) -> Judge:
+    """What the fp32 module answers on validation examples."""
+    tell("computing the reference")
+    batch = next(iter(source.shapes.values()))[0]
+    at_once = min(ROWS_AT_ONCE, batch.high or ROWS_AT_ONCE)
+    count = judged_rows(candidate)
+    if batch.low > 1:
+        at_once = max(at_once, batch.low)
+        count -= count % at_once
+        if not count:
+            raise BadInput(
+                f"--shapes asks for {batch.low} rows or more, and there are {judged_rows(candidate)}"
+            )
+    examples = candidate.judged.take(np.arange(count))
+    inputs = candidate.encoded(examples)
+    reference = some_outputs(PyTorchEngine(source.module()), inputs, count, at_once)
+    return Judge(inputs, examples, reference, metrics, tolerance, at_once)
+
+
+def _result(arms: list[Arm], chosen: Arm, source: Source, judge: Judge, notes: list[str]) -> dict[str, Any]:
+    rows = sorted(
+        arms, key=lambda arm: (arm.timed.ratio.estimate if arm.timed else np.inf, arm.reason is None)
+    )
+    return {
+        "engines": [arm.to_json() for arm in rows],
+        "chosen": chosen.to_json(),
+        "shapes": {name: [str(axis) for axis in axes] for name, axes in source.shapes.items()},
+        "measured_at": {name: list(value.shape) for name, value in source.inputs().items()},
+        "tolerance": judge.tolerance.__dict__,
+        "reference": "the trained module in fp32, PyTorch eager",
+        "notes": notes,
+        "machine": describe_machine(),
+    }
+
+
+def _install(run: Path, candidate: Candidate, source: Source, result: dict[str, Any]) -> dict[str, Any]:
+    """Put the chosen file into the run's artifacts and package; returns where."""
+    chosen, file = result["chosen"], Path(result["file"])
+    card = ENGINES[chosen["name"]]
+    own = RunFolder(run).artifacts / file.name
+    if file.resolve() != own.resolve():
+        write_with(own, partial(shutil.copyfile, file))
+    _list(run, own, card.kind, chosen)
+    package = run / "package"
+    if not (package / MANIFEST).is_file():
+        return {"artifact": str(own.relative_to(run)), "package": None}
+    form = PackagedModel(path=own.name, kind=card.kind, precision=chosen["precision"], engine=chosen["name"])
+    network = describe(candidate.module) if card.kind == "safetensors" else None
+    add_form(package, own, form, network)
+    _check(package, chosen, candidate)
+    return {"artifact": str(own.relative_to(run)), "package": str(package.relative_to(run))}
+
+
+def _check(package: Path, chosen: dict[str, Any], candidate: Candidate) -> None:
+    """That the package answers as the module does, as far as the chosen engine did."""
+    example = candidate.example(1)
+    engine = Package.open(package).engine(chosen["name"], threads=cpu_threads())
+    got = next(iter(engine.run(example).values())).astype(np.float64)
+    expected = next(iter(PyTorchEngine(candidate.module).run(example).values()))
+    difference = float(np.abs(got - expected).max())
+    if not difference <= 2 * chosen["difference"] + SAME * max(1.0, float(np.abs(expected).max())):
+        raise RunFailed(f"the package ({chosen['name']}) differs from the model by {difference:.2g}")
+
+
+def _list(run: Path, file: Path, kind: str, chosen: dict[str, Any]) -> None:
+    """Name the artifact in result.json."""
+    result = json.loads((run / RESULT).read_bytes())
+    entry = {
+        "path": str(file.relative_to(run)),
+        "kind": kind,
+        "bytes": file.stat().st_size,
+        "precision": chosen["precision"],
+        "engine": chosen["name"],
+    }
+    others = [
+        one
+        for one in result["artifacts"]
+        if (one["path"], one.get("engine")) != (entry["path"], entry["engine"])
+    ]
+    write_json(run / RESULT, result | {"artifacts": [*others, entry]})
+
+
+def _kept(table: Path) -> dict[str, Any] | None:
+    """A choice that was made before, if its file is still there."""
+    try:
+        kept: dict[str, Any] = json.loads(table.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return kept if Path(str(kept.get("file"))).is_file() else None
+
+
+def _key(run: Path, source: Source, settings: Settings, threads: int) -> str:
+    """What compiled files are valid for: the model, the sizes, the machine, the versions."""
+    model = [sha256(path) for path in (run / "artifacts" / "model.safetensors", *source.onnx.values())]
+    sizes = {name: [(one.low, one.best, one.high) for one in axes] for name, axes in source.shapes.items()}
+    versions = [release(library) for library in LIBRARIES]
+    return _hash([model, sizes, settings.__dict__, threads, traits("torch"), versions])
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
