@@ -96,13 +96,13 @@ def _write(result: Mapping[str, Any]) -> None:
     write_text(f"measured at {sizes}; compared with {result['reference']}, on validation data{again}")
     for note in result["notes"]:
         write_text(note)
-    where = result["package"] or "no package, only"
-    write_text(
-        f"chosen: {chosen['name']} {chosen['precision']}, in {where} "
-        f"({result['artifact']}, {chosen['bytes'] / 2**20:.1f} MiB)"
-    )
+    size = f"{result['artifact']}, {chosen['bytes'] / 2**20:.1f} MiB"
     if result["package"]:
+        write_text(f"chosen: {chosen['name']} {chosen['precision']}, in {result['package']} ({size})")
         typer.echo(f"fulldeck serve {result['run']}")
+    else:
+        write_text(f"chosen: {chosen['name']} {chosen['precision']} ({size})")
+        write_text(f"not in a package: {result['why_no_package']}")
 
 
 def _row(one: Mapping[str, Any]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ import numpy as np
 
 from fulldeck.batch import Metric
 from fulldeck.candidate import Tolerance
+from fulldeck.compilation.forms import Form
 from fulldeck.data import Array, Examples
-from fulldeck.engines import ENGINES, Engine, engine_module, open_model
+from fulldeck.engines import ENGINES, Engine, engine_module, open_model, why_not
 from fulldeck.engines.choice import Timed, milliseconds
+from fulldeck.engines.pytorch import PyTorchEngine, in_precision
 from fulldeck.engines.source import Settings, Source
 from fulldeck.errors import BadInput
 from fulldeck.gate import Measured, breaches, scores
+from fulldeck.networks import describe
 from fulldeck.parity import parity
 
 ROWS_AT_ONCE = 32
@@ -34,6 +37,7 @@ class Arm:
 
     engine: str
     precision: str
+    source: Source
     how: str = ""
     reason: str | None = None
     path: Path | None = None
@@ -104,11 +108,41 @@ class Judge:
             arm.reason = "; ".join(broken)
 
 
-def build(arm: Arm, source: Source, folder: Path, settings: Settings, threads: int) -> None:
-    """Convert and load the model; what is in `folder` from another time is used. A failure becomes the reason."""
-    card = ENGINES[arm.engine]
-    if arm.how == "dynamic":
-        source = replace(source, calibration=None)
+def arms_of(engine: str, precisions: Collection[str], source: Source, forms: Sequence[Form]) -> list[Arm]:
+    """Those of one engine: one for each of `precisions` that it has, and for each form where there are several.
+
+    A single one with the reason for an engine that is not here.
+    """
+    if (reason := why_not(engine)) is not None:
+        return [Arm(engine, "", source, reason=f"not available: {reason}")]
+    plain = {form.precision: form.path for form in forms if form.precision != "int8"}
+    source = replace(source, onnx=plain)
+    arms = []
+    for precision in ENGINES[engine].precisions:
+        if precision not in precisions:
+            continue
+        if precision != "int8":
+            arms.append(Arm(engine, precision, source))
+        elif engine == "torch_compiled":
+            arms.append(Arm(engine, precision, source, "static"))
+            arms.append(Arm(engine, precision, replace(source, calibration=None), "dynamic"))
+        else:
+            arms += [
+                Arm(engine, precision, replace(source, onnx={**plain, precision: form.path}), form.how)
+                for form in forms
+                if form.precision == precision
+            ]
+    return arms
+
+
+def build(arm: Arm, folder: Path, settings: Settings, threads: int) -> None:
+    """Convert and load the model; native code in `folder` from another time is used. A failure becomes the reason."""
+    card, source = ENGINES[arm.engine], arm.source
+    if arm.engine == PyTorchEngine.name and describe(source.module()) is None:
+        # No package can hold it, and it is worth a comparison.
+        module = in_precision(source.module(), arm.precision)
+        arm.loaded, arm.shipped = PyTorchEngine(module, source.output, source.signature), False
+        return
     folder = folder / arm.label.replace(" ", "-")
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
@@ -125,9 +159,9 @@ def build(arm: Arm, source: Source, folder: Path, settings: Settings, threads: i
     arm.seconds = time.perf_counter() - started
 
 
-def screen(arm: Arm, engine: Engine, inputs: Mapping[str, Array]) -> None:
+def screen(arm: Arm, engine: Engine) -> None:
     """A first look at the time of a call."""
-    arm.screened_ms = milliseconds(engine, inputs, SCREENED_CALLS)
+    arm.screened_ms = milliseconds(engine, arm.source.inputs(), SCREENED_CALLS)
 
 
 def some_outputs(engine: Engine, inputs: Mapping[str, Array], rows: int, at_once: int) -> Array:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -16,16 +16,27 @@ import numpy as np
 import torch
 
 from fulldeck.candidate import Candidate, Tolerance
-from fulldeck.compilation.arm import ROWS_AT_ONCE, Arm, Judge, build, screen, some_outputs
-from fulldeck.compilation.forms import gather
+from fulldeck.compilation.arm import (
+    ROWS_AT_ONCE,
+    Arm,
+    Judge,
+    arms_of,
+    build,
+    screen,
+    some_outputs,
+)
+from fulldeck.compilation.forms import COMMAND, calibration_of, check_fits, files_of, onnx_forms
 from fulldeck.device import cpu_threads
 from fulldeck.diagnosis.ceilings import cache_folder
 from fulldeck.diagnosis.inference import trained
 from fulldeck.engines import ENGINES, why_not
 from fulldeck.engines.choice import fastest
 from fulldeck.engines.processor import release, traits
-from fulldeck.engines.pytorch import PyTorchEngine, in_precision
+from fulldeck.engines.pytorch import PyTorchEngine
+from fulldeck.engines.shapes import Shapes, shapes_of
 from fulldeck.engines.source import Settings, Source
+from fulldeck.engines.tensorrt import NAME as TENSORRT
+from fulldeck.engines.tensorrt import STRONGLY_TYPED_SINCE, trtexec
 from fulldeck.errors import BadInput, RunFailed
 from fulldeck.files import sha256, write_json, write_with
 from fulldeck.gate import judged_rows
@@ -35,6 +46,7 @@ from fulldeck.package import MANIFEST, Package, PackagedModel, add_form
 from fulldeck.run_folder import RESULT, RunFolder
 
 COMPILED = "compile.json"
+EXAMPLE_ROWS = 4
 RACE_SECONDS = 120.0
 LIBRARIES = ("onnxruntime", "openvino", "apache-tvm", "tensorrt", "torchao")
 SAME = 1e-4
@@ -63,80 +75,94 @@ def compile_run(
     """
     started = time.monotonic()
     settings, tolerance = settings or Settings(), tolerance or Tolerance(agreement=0.98)
-    if engine != "auto" and (reason := why_not(engine)) is not None:
+    if engine not in ("auto", TENSORRT) and (reason := why_not(engine)) is not None:
         raise BadInput(f"engine {engine} is not available: {reason}")
     tell("loading the trained model")
     recipe, candidate = trained(run)
+    if engine == TENSORRT and (reason := why_not(engine)) is not None:
+        raise BadInput(_elsewhere(run, reason, shapes_of(candidate.example(1), shapes), precisions, settings))
     threads = cpu_threads()
     torch.set_num_threads(threads)
     wanted = tuple(precisions) or ("fp32", "bf16", "fp16", "int8")
     with RunFolder(run).locked():
-        source, notes = gather(run, candidate, wanted, shapes, tell)
-        folder = cache_folder() / "compiled" / _key(run, source, settings, threads)
+        example = candidate.example(EXAMPLE_ROWS)
+        sizes = shapes_of(example, shapes)
+        check_fits(candidate, sizes)
+        own = files_of(run)
+        folder = cache_folder() / "compiled" / _key(run, own, sizes, settings, threads)
         table = folder / f"choice-{_hash([engine, wanted, tolerance.__dict__])}.json"
         if not fresh and (kept := _kept(table)) is not None:
             result = kept | {"cached": True}
         else:
+            folder.mkdir(parents=True, exist_ok=True)
+            forms, notes = onnx_forms(candidate, own, wanted, folder, tell)
+            calibration = calibration_of(candidate) if "int8" in wanted else None
+            source = Source(example, sizes, {"fp32": candidate.module}, calibration=calibration)
             arms = [
-                arm for name in (ENGINES if engine == "auto" else (engine,)) for arm in _arms(name, wanted)
+                arm
+                for name in (ENGINES if engine == "auto" else (engine,))
+                for arm in arms_of(name, wanted, source, forms)
             ]
             if not arms:
                 has = ", ".join(ENGINES[engine].precisions)
                 raise BadInput(f"engine {engine} has no {' or '.join(wanted)}; it has {has}")
             metrics = recipe.workload.metrics(candidate.data)
             judge = _judge(candidate, source, metrics, tolerance, tell)
-            chosen = _choose(arms, source, judge, folder, settings, threads, tell)
+            chosen = _choose(arms, judge, folder, settings, threads, tell)
             result = _result(arms, chosen, source, judge, notes) | {"cached": False}
             with suppress(OSError, BadInput):  # a read-only home costs the time, and nothing else
                 write_json(table, result | {"file": str(chosen.path)})
             result["file"] = str(chosen.path)
-        installed = _install(run, candidate, source, result)
+        installed = _install(run, candidate, result)
         result = {"run": str(run)} | result | installed | {"seconds": round(time.monotonic() - started, 1)}
         result.pop("file")
         write_json(run / COMPILED, result)
     return result
 
 
+def _elsewhere(run: Path, reason: str, sizes: Shapes, precisions: Sequence[str], settings: Settings) -> str:
+    """What to type on a machine with a GPU, beside why it cannot be done here."""
+    file = files_of(run).get("fp32", Path("model.onnx"))
+    command = trtexec(file, (*precisions, "fp32")[0], sizes, settings, STRONGLY_TYPED_SINCE - 1)
+    return f"engine {TENSORRT} is not available: {reason}; there, TensorRT 10 alone would do: {command}"
+
+
 def _choose(
     arms: list[Arm],
-    source: Source,
     judge: Judge,
     folder: Path,
     settings: Settings,
     threads: int,
     tell: Callable[[str], None],
 ) -> Arm:
-    """Build, compare and time `arms` in place (and what is tried in their stead); return the fastest."""
-    inputs = source.inputs()
+    """Build, compare and time `arms` in place; return the fastest that a package can hold."""
     best: float | None = None
-    for arm in list(arms):
+    for arm in arms:
         if arm.reason is not None:
             continue
-        for attempt in _attempts(arm, arms):
-            tell(f"{attempt.label}: building")
-            _prepare(attempt, source, folder, settings, threads)
-            if attempt.loaded is None:
-                break
-            tell(f"{attempt.label}: comparing")
-            try:
-                screen(attempt, attempt.loaded, inputs)
-                attempt.leave_out(best)
-                judge.judge(attempt, attempt.loaded)
-            except BadInput as error:
-                attempt.reason = str(error)
-            if attempt.reason is None and attempt.screened_ms is not None:
-                best = min(best or attempt.screened_ms, attempt.screened_ms)
-                break
-            attempt.loaded = None
+        tell(f"{arm.label}: building")
+        build(arm, folder, settings, threads)
+        if arm.loaded is None:
+            continue
+        tell(f"{arm.label}: comparing")
+        try:
+            screen(arm, arm.loaded)
+            arm.leave_out(best)
+            judge.judge(arm, arm.loaded)
+        except BadInput as error:
+            arm.reason = str(error)
+        if arm.reason is not None:
+            arm.loaded = None
+        elif arm.screened_ms is not None:
+            best = min(best or arm.screened_ms, arm.screened_ms)
     for arm in arms:
-        # Once more, now that the best of all is known.
-        arm.leave_out(best)
+        arm.leave_out(best)  # once more, now that the best of all is known
     racing = {arm.label: arm for arm in arms if arm.loaded is not None and arm.reason is None}
     engines = {label: arm.loaded for label, arm in racing.items() if arm.loaded is not None}
     if not engines:
         reasons = "; ".join(f"{arm.label}: {arm.reason}" for arm in arms)
         raise RunFailed(f"no engine can be taken. {reasons}")
-    found = fastest(engines, inputs, seconds=RACE_SECONDS, tell=tell)
+    found = fastest(engines, arms[0].source.inputs(), seconds=RACE_SECONDS, tell=tell)
     for label, timed in found.items():
         racing[label].timed = timed
     for label in found:
@@ -146,35 +172,6 @@ def _choose(
         "only the module itself keeps to the tolerance, and a package holds no code; allow more with --agreement "
         "or --metric-drop"
     )
-
-
-def _prepare(arm: Arm, source: Source, folder: Path, settings: Settings, threads: int) -> None:
-    """Build and load; of a module that no package can hold, load at least the module, for comparison."""
-    if arm.engine == "torch" and describe(source.module()) is None:
-        module = in_precision(source.module(), arm.precision)
-        arm.loaded, arm.shipped = PyTorchEngine(module, source.output, source.signature), False
-        return
-    build(arm, source, folder, settings, threads)
-
-
-def _arms(engine: str, precisions: Sequence[str]) -> list[Arm]:
-    """One for each precision; a single one with the reason for an engine that is not here."""
-    if (reason := why_not(engine)) is not None:
-        return [Arm(engine, "", reason=f"not available: {reason}")]
-    return [
-        Arm(engine, one, "static" if (engine, one) == ("torch_compiled", "int8") else "")
-        for one in ENGINES[engine].precisions
-        if one in precisions
-    ]
-
-
-def _attempts(arm: Arm, arms: list[Arm]) -> list[Arm]:
-    """The arm; after static int8, should that be too far off, dynamic int8."""
-    if arm.how != "static":
-        return [arm]
-    other = Arm(arm.engine, arm.precision, "dynamic", reason="not tried: static int8 keeps to the tolerance")
-    arms.insert(arms.index(arm) + 1, other)
-    return [arm, other]
 
 
 def _judge(
@@ -210,6 +207,7 @@ def _result(arms: list[Arm], chosen: Arm, source: Source, judge: Judge, notes: l
         "engines": [arm.to_json() for arm in rows],
         "chosen": chosen.to_json(),
         "shapes": {name: [str(axis) for axis in axes] for name, axes in source.shapes.items()},
+        "takes_one_row": all(1 in axes[0] for axes in source.shapes.values()),
         "measured_at": {name: list(value.shape) for name, value in source.inputs().items()},
         "tolerance": judge.tolerance.__dict__,
         "reference": "the trained module in fp32, PyTorch eager",
@@ -218,22 +216,29 @@ def _result(arms: list[Arm], chosen: Arm, source: Source, judge: Judge, notes: l
     }
 
 
-def _install(run: Path, candidate: Candidate, source: Source, result: dict[str, Any]) -> dict[str, Any]:
+def _install(run: Path, candidate: Candidate, result: dict[str, Any]) -> dict[str, Any]:
     """Put the chosen file into the run's artifacts and package; returns where."""
     chosen, file = result["chosen"], Path(result["file"])
     card = ENGINES[chosen["name"]]
-    own = RunFolder(run).artifacts / file.name
+    name = file.name
+    if card.kind == "onnx" and chosen["how"]:
+        name = (
+            f"model.{chosen['precision']}.{chosen['how']}.onnx"  # the run may have another of that precision
+        )
+    own = RunFolder(run).artifacts / name
     if file.resolve() != own.resolve():
         write_with(own, partial(shutil.copyfile, file))
     _list(run, own, card.kind, chosen)
-    package = run / "package"
+    package, place = run / "package", {"artifact": str(own.relative_to(run)), "package": None}
     if not (package / MANIFEST).is_file():
-        return {"artifact": str(own.relative_to(run)), "package": None}
+        return place | {"why_no_package": "the run has none: add model_packaging to the recipe"}
+    if not result["takes_one_row"]:
+        return place | {"why_no_package": "a server gets single rows too, and --shapes leaves those out"}
     form = PackagedModel(path=own.name, kind=card.kind, precision=chosen["precision"], engine=chosen["name"])
     network = describe(candidate.module) if card.kind == "safetensors" else None
     add_form(package, own, form, network)
     _check(package, chosen, candidate)
-    return {"artifact": str(own.relative_to(run)), "package": str(package.relative_to(run))}
+    return place | {"package": str(package.relative_to(run))}
 
 
 def _check(package: Path, chosen: dict[str, Any], candidate: Candidate) -> None:
@@ -256,12 +261,9 @@ def _list(run: Path, file: Path, kind: str, chosen: dict[str, Any]) -> None:
         "bytes": file.stat().st_size,
         "precision": chosen["precision"],
         "engine": chosen["name"],
+        "by": COMMAND,
     }
-    others = [
-        one
-        for one in result["artifacts"]
-        if (one["path"], one.get("engine")) != (entry["path"], entry["engine"])
-    ]
+    others = [one for one in result["artifacts"] if one.get("by") != COMMAND]
     write_json(run / RESULT, result | {"artifacts": [*others, entry]})
 
 
@@ -274,10 +276,10 @@ def _kept(table: Path) -> dict[str, Any] | None:
     return kept if Path(str(kept.get("file"))).is_file() else None
 
 
-def _key(run: Path, source: Source, settings: Settings, threads: int) -> str:
+def _key(run: Path, own: Mapping[str, Path], shapes: Shapes, settings: Settings, threads: int) -> str:
     """What compiled files are valid for: the model, the sizes, the machine, the versions."""
-    model = [sha256(path) for path in (run / "artifacts" / "model.safetensors", *source.onnx.values())]
-    sizes = {name: [(one.low, one.best, one.high) for one in axes] for name, axes in source.shapes.items()}
+    model = [sha256(path) for path in (run / "artifacts" / "model.safetensors", *own.values())]
+    sizes = {name: [(one.low, one.best, one.high) for one in axes] for name, axes in shapes.items()}
     versions = [release(library) for library in LIBRARIES]
     return _hash([model, sizes, settings.__dict__, threads, traits("torch"), versions])
 

@@ -3,97 +3,142 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-from torch import nn
 
 from fulldeck.calibration import calibration_rows
 from fulldeck.candidate import Artifact, Candidate
-from fulldeck.catalogue import catalogue
-from fulldeck.engines.shapes import Shapes, shapes_of
-from fulldeck.engines.source import Source
-from fulldeck.errors import BadInput, CannotAct
+from fulldeck.catalogue import Entry, catalogue
+from fulldeck.data import Array
+from fulldeck.engines.shapes import Shapes
+from fulldeck.errors import BadInput
+from fulldeck.instruction import Instruction
 from fulldeck.run_folder import RESULT
 
+COMMAND = "compile"
+"""Marks in result.json what was added after the run."""
 CALIBRATION_ROWS = 256
-EXAMPLE_ROWS = 4
-_MADE_BY = {"fp32": frozenset({"export"}), "int8": frozenset({"dtype", "artifact"})}
-"""Precision of an ONNX file to what the instruction touches that makes one."""
+EXPORTS = frozenset({"export"})
+LOWERS = frozenset({"dtype", "artifact"})
+"""What an instruction touches that makes an ONNX file, and one that makes it anew in integers."""
+WAYS = ("mode", "backend")
+"""Parameters of the latter whose values, as far as they declare them for a search, are tried each."""
 
 
-def gather(
-    run: Path,
-    candidate: Candidate,
-    precisions: Collection[str],
-    wanted: Sequence[str],
-    tell: Callable[[str], None],
-) -> tuple[Source, list[str]]:
-    """What can be compiled, and why something could not be made.
+@dataclass(frozen=True)
+class Form:
+    """An ONNX file of the model; `how` tells several of one precision apart."""
 
-    ONNX files that the run has are used; others are made in its `artifacts` folder. `wanted` are the sizes as on
-    the command line. Raises BadInput where the data of the run do not fit them.
-    """
-    example = candidate.example(EXAMPLE_ROWS)
-    shapes = shapes_of(example, wanted)
-    _check_fits(candidate, shapes)
-    onnx = _files_of(run)
-    modules: dict[str, nn.Module] = {"fp32": candidate.module}
-    notes = []
-    for precision in _MADE_BY:
-        if precision in onnx or (precision != "fp32" and precision not in precisions):
-            continue
-        tell(f"making the {precision} form")
-        try:
-            made = _make(precision, candidate, onnx)
-        except CannotAct as error:
-            notes.append(f"no {precision} ONNX file: {error}")
-            continue
-        if (
-            made.artifact is not None
-            and made.artifact.kind == "onnx"
-            and made.artifact.precision == precision
-        ):
-            onnx[precision] = made.artifact.path
-        if made.module is not candidate.module and made.precision == precision:
-            modules[precision] = made.module
-    calibration = None
-    if "int8" in precisions and "int8" not in modules:
-        train = candidate.data.train
-        rows = calibration_rows(
-            train.targets,
-            min(CALIBRATION_ROWS, len(train)),
-            classes=candidate.data.task == "classification",
-        )
-        calibration = candidate.encoded(train.take(rows))
-    return Source(example, shapes, modules, onnx, calibration), notes
+    precision: str
+    how: str
+    path: Path
 
 
-def _files_of(run: Path) -> dict[str, Path]:
-    """The run's ONNX files by precision; of several, the newest."""
+def files_of(run: Path) -> dict[str, Path]:
+    """The run's own ONNX files by precision; of several, the newest."""
     listed = json.loads((run / RESULT).read_bytes())["artifacts"]
-    files = {one["precision"]: run / one["path"] for one in listed if one["kind"] == "onnx"}
+    made = [one for one in listed if one["kind"] == "onnx" and one.get("by") != COMMAND]
+    files = {one["precision"]: run / one["path"] for one in made}
     return {precision: path for precision, path in files.items() if path.is_file()}
 
 
-def _make(precision: str, candidate: Candidate, onnx: dict[str, Path]) -> Candidate:
-    """What the instruction makes of the candidate that touches what is to be changed for `precision`."""
-    if precision != "fp32" and "fp32" in onnx:
-        exported = Artifact(onnx["fp32"], "onnx", "fp32", "onnxruntime")
-        candidate = replace(candidate, artifacts=(exported,))
-    for entry in catalogue():
-        if entry.stage == "inference" and _MADE_BY[precision] <= set(entry.touches):
+def onnx_forms(
+    candidate: Candidate,
+    own: Mapping[str, Path],
+    precisions: Collection[str],
+    folder: Path,
+    tell: Callable[[str], None],
+) -> tuple[list[Form], list[str]]:
+    """ONNX files of the model, and why some could not be made.
+
+    `own` are files that there are already, by precision. The fp32 one, and int8 ones where they are wanted in
+    `precisions`, are made in `folder`, unless they are there from another time.
+    """
+    forms = [Form(precision, "", path) for precision, path in own.items()]
+    notes: list[str] = []
+    if "fp32" not in own:
+        for entry in _makers(EXPORTS):
             instruction, _ = entry.load().suggest(candidate.data)
-            return instruction.optimise(candidate)
-    raise CannotAct(f"no instruction makes a model of {precision}")
+            forms += _made(instruction, candidate, "fp32", "", folder, notes, tell)
+    exported = next((form.path for form in forms if form.precision == "fp32"), None)
+    if exported is None or "int8" not in precisions:
+        return forms, notes
+    candidate = candidate.with_artifact(Artifact(exported, "onnx", "fp32", "onnxruntime"))
+    for entry in _makers(LOWERS):
+        for how, instruction in _ways(entry, candidate):
+            forms += _made(instruction, candidate, "int8", how, folder, notes, tell)
+    return forms, notes
 
 
-def _check_fits(candidate: Candidate, shapes: Shapes) -> None:
+def calibration_of(candidate: Candidate) -> dict[str, Array]:
+    """Training rows that int8 ranges are learnt from, every class in its share."""
+    train = candidate.data.train
+    rows = calibration_rows(
+        train.targets,
+        min(CALIBRATION_ROWS, len(train)),
+        classes=candidate.data.task == "classification",
+    )
+    return candidate.encoded(train.take(rows))
+
+
+def check_fits(candidate: Candidate, shapes: Shapes) -> None:
+    """Raises BadInput where the data of the run have other sizes than `shapes` take."""
     for name, value in candidate.example(1).items():
         if any(size not in one for size, one in zip(value.shape[1:], shapes[name][1:], strict=True)):
             sizes = "x".join(map(str, value.shape[1:]))
+            batch = shapes[name][0]
             raise BadInput(
                 f"the data of the run have {name} of {sizes}, which --shapes leaves out; write "
-                f"--shapes {name}=1:{shapes[name][0].best}:{shapes[name][0].high}x{sizes}"
+                f"--shapes {name}={batch.low}:{batch.best}:{batch.high}x{sizes}"
             )
+
+
+def _makers(touching: frozenset[str]) -> Iterator[Entry]:
+    for entry in catalogue():
+        if entry.stage == "inference" and touching <= set(entry.touches):
+            yield entry
+
+
+def _ways(entry: Entry, candidate: Candidate) -> Iterator[tuple[str, Instruction]]:
+    """What the instruction suggests for the data, and the same with each other value of WAYS."""
+    suggested, _ = entry.load().suggest(candidate.data)
+    seen = set()
+    for name in WAYS:
+        for value in entry.parameters.get(name, {}).get("search", ()):
+            instruction = suggested.replace(**{name: value})
+            if instruction not in seen:
+                seen.add(instruction)
+                yield (
+                    "-".join(str(getattr(instruction, way)) for way in WAYS if hasattr(instruction, way)),
+                    instruction,
+                )
+    if suggested not in seen:
+        yield "suggested", suggested
+
+
+def _made(
+    instruction: Instruction,
+    candidate: Candidate,
+    precision: str,
+    how: str,
+    folder: Path,
+    notes: list[str],
+    tell: Callable[[str], None],
+) -> list[Form]:
+    """What `instruction` makes of the candidate, in a folder of its own; empty, with a note, if it cannot."""
+    place = folder / "-".join(filter(None, ("onnx", precision, how)))
+    path = place / "model.onnx"
+    if path.is_file():
+        return [Form(precision, how, path)]
+    tell(" ".join(filter(None, (instruction.card.name, how))))
+    place.mkdir(parents=True, exist_ok=True)
+    try:
+        artifact = instruction.optimise(replace(candidate, folder=place)).artifact
+    except BadInput as error:
+        notes.append(f"no {precision} ONNX file {how}: {error}")
+        return []
+    if artifact is None or (artifact.kind, artifact.precision) != ("onnx", precision):
+        return []
+    artifact.path.replace(path)
+    return [Form(precision, how, path)]

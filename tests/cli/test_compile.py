@@ -1,0 +1,161 @@
+"""`fulldeck compile`: engines and precisions compared, the fastest in the package, the same answers over HTTP."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from fulldeck.engines import why_not
+from fulldeck.package import Package
+from fulldeck.rehearsal import server
+
+Cli = Callable[..., Any]
+needs_openvino = pytest.mark.skipif(why_not("openvino") is not None, reason="OpenVINO is not here")
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished run, and an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return Path(shutil.copytree(finished.resolve(), tmp_path / "run"))
+
+
+def test_the_engines_are_compared_and_one_is_taken(cli: Cli, run: Path) -> None:
+    answer = cli("compile", run, "--engine", "onnxruntime", "--fp32", "--json")
+    assert (answer.code, answer.err) == (0, "")
+    result = answer.json
+    (row,) = result["engines"]
+    assert (row["name"], row["precision"], row["available"], row["reason"]) == (
+        "onnxruntime",
+        "fp32",
+        True,
+        None,
+    )
+    assert row["agreement"] == 1.0
+    assert row["difference"] < 1e-4
+    assert row["cosine"] > 0.9999
+    assert row["rows"] > 50
+    assert row["interval"][0] <= row["latency_ms"] <= row["interval"][1]
+    assert set(row["metrics"]) == {"accuracy"}
+    assert result["chosen"]["name"] == "onnxruntime"
+    assert result["measured_at"] == {"input": [1, 30]}
+    assert json.loads((run / "compile.json").read_bytes())["chosen"] == result["chosen"]
+
+
+@needs_openvino
+def test_the_winner_is_in_the_sealed_package_and_is_served_and_predicts(cli: Cli, run: Path) -> None:
+    item = json.dumps(Package.open(run / "package").encoder().example())
+    before = cli("predict", run, item, "--json").json
+    shown = cli("compile", run, "--engine", "openvino", "--fp32").out
+    assert "chosen: openvino fp32, in package" in shown
+    package = Package.open(run / "package")  # every hash is as the manifest says
+    assert [model.engine for model in package.service.models] == ["onnxruntime", "openvino"]
+    assert package.service.models[0].path == package.service.models[1].path, "one file, two engines"
+    assert package.engine().name == "openvino"
+    after = cli("predict", run, item, "--json").json
+    assert after["label"] == before["label"]
+    assert after["probabilities"] == pytest.approx(before["probabilities"], abs=1e-4)
+    listed = json.loads((run / "result.json").read_bytes())["artifacts"]
+    assert [(one["engine"], one["by"]) for one in listed if "by" in one] == [("openvino", "compile")]
+    with server(run / "package") as (url, _):
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+        connection.request("GET", f"/v2/models/{package.service.model}")
+        assert json.loads(connection.getresponse().read())["platform"] == "openvino_onnx"
+        connection.request("POST", "/predict", json.dumps({"row": json.loads(item)}))
+        assert json.loads(connection.getresponse().read())["label"] == before["label"]
+        connection.close()
+
+
+@needs_openvino
+def test_a_second_time_the_choice_is_known(cli: Cli, run: Path) -> None:
+    words = ("compile", run, "--engine", "openvino", "--fp32")
+    assert cli(*words, "--json").json["cached"] is False
+    again = cli(*words, "--json").json
+    assert again["cached"] is True
+    assert "kept from an earlier measurement" in cli(*words).out
+    assert cli(*words, "--fresh", "--json").json["cached"] is False
+    # Other weights are another model.
+    weights = run / "artifacts" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    assert cli(*words, "--json").json["cached"] is False
+
+
+def test_what_strays_too_far_is_not_taken(cli: Cli, run: Path) -> None:
+    answer = cli("compile", run, "--engine", "torch", "--bf16", "--agreement", "1", "--metric-drop", "0")
+    if answer.code:  # whether a few answers change depends on the weights
+        assert answer.code == 1
+        assert "predictions are the same, and 100.00% must be" in answer.err
+    else:
+        assert "100.00%" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--engine", "onnx"], 'unknown engine "onnx"; did you mean onnxruntime?'),
+        (["--engine", "tvm", "--bf16"], "engine tvm has no bf16; it has fp32"),
+        (["--engine", "onnxruntime", "--shapes", "0"], "no range of sizes; write 8, 1:64"),
+        (
+            ["--engine", "onnxruntime", "--shapes", "input=1x31"],
+            "the data of the run have input of 30, which --shapes leaves out; write --shapes input=1:1:1x30",
+        ),
+        (
+            ["--engine", "onnxruntime", "--fp16"],
+            "no engine can be taken. onnxruntime fp16: there is no fp16 ONNX",
+        ),
+    ],
+)
+def test_bad_words_are_one_line(cli: Cli, run: Path, words: list[str], message: str) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (run / "package").iterdir()}
+    answer = cli("compile", run, *words)
+    assert answer.code in (1, 2)
+    assert message in answer.err
+    assert len([line for line in answer.err.splitlines() if line.startswith("error")]) == 1
+    assert {path: path.stat().st_mtime_ns for path in (run / "package").iterdir()} == before
+
+
+@pytest.mark.skipif(why_not("tensorrt") is None, reason="TensorRT is here")
+def test_an_engine_that_is_not_here_is_refused_with_what_to_type(cli: Cli, run: Path) -> None:
+    answer = cli("compile", run, "--engine", "tensorrt", "--fp16", "--workspace", "4096")
+    assert answer.code == 2
+    assert answer.err.startswith("error: engine tensorrt is not available: ")
+    assert "trtexec" in answer.err
+    assert "--memPoolSize=workspace:4096" in answer.err
+
+
+def test_no_run_is_refused(cli: Cli, tmp_path: Path) -> None:
+    answer = cli("compile", tmp_path)
+    assert answer.code == 2
+    assert "is no run: it has no result.json" in answer.err
+
+
+def test_fixed_sizes_are_measured_there_and_stay_out_of_the_package(cli: Cli, run: Path) -> None:
+    sealed = (run / "package" / "manifest.sha256").read_bytes()
+    result = cli("compile", run, "--engine", "onnxruntime", "--fp32", "--shapes", "8", "--json").json
+    assert result["measured_at"] == {"input": [8, 30]}
+    assert result["shapes"] == {"input": ["8", "30"]}
+    assert result["package"] is None
+    assert "a server gets single rows too" in result["why_no_package"]
+    assert (run / "package" / "manifest.sha256").read_bytes() == sealed
+
+
+@pytest.mark.slow
+def test_auto_measures_all_that_are_here(cli: Cli, run: Path) -> None:
+    result = cli("compile", run, "--json").json
+    names = {(one["name"], one["precision"]) for one in result["engines"] if one["available"]}
+    assert {("torch", "fp32"), ("torch_compiled", "fp32"), ("onnxruntime", "fp32")} <= names
+    ratios = [one["ratio"] for one in result["engines"] if one["ratio"] is not None]
+    assert ratios == sorted(ratios)
+    assert result["chosen"]["ratio"] == 1.0
+    assert all(one["reason"] for one in result["engines"] if one["ratio"] is None)
+    Package.open(run / "package").engine()
