@@ -108,7 +108,7 @@ def compile_run(
                 raise BadInput(f"engine {engine} has no {' or '.join(wanted)}; it has {has}")
             metrics = recipe.workload.metrics(candidate.data)
             judge = _judge(candidate, source, metrics, tolerance, tell)
-            chosen = _choose(arms, judge, folder, settings, threads, tell)
+            chosen = choose(arms, judge, folder, settings, threads, tell)
             result = _result(arms, chosen, source, judge, notes) | {"cached": False}
             with suppress(OSError, BadInput):  # a read-only home costs the time, and nothing else
                 write_json(table, result | {"file": str(chosen.path)})
@@ -127,7 +127,7 @@ def _elsewhere(run: Path, reason: str, sizes: Shapes, precisions: Sequence[str],
     return f"engine {TENSORRT} is not available: {reason}; there, TensorRT 10 alone would do: {command}"
 
 
-def _choose(
+def choose(
     arms: list[Arm],
     judge: Judge,
     folder: Path,
