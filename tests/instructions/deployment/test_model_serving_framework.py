@@ -8,12 +8,19 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from torch import nn
 
+from fulldeck.engines import ENGINES, why_not
 from fulldeck.errors import BadInput, CannotAct
-from fulldeck.instructions.deployment.model_packaging import package_model
-from fulldeck.instructions.deployment.model_serving_framework import ModelServingFramework, serve_package
+from fulldeck.instructions.deployment.model_packaging import ModelPackaging, package_model
+from fulldeck.instructions.deployment.model_serving_framework import (
+    ModelServingFramework,
+    in_engine,
+    serve_package,
+)
+from fulldeck.package import Package
 from fulldeck.service import Service, Serving
 
 
@@ -91,3 +98,66 @@ def ask(port: int) -> dict:
                 return json.loads(body)
         time.sleep(0.1)
     raise AssertionError("the server did not answer")
+
+
+def test_auto_keeps_what_there_is_unless_another_is_faster_and_answers_the_same(exported):
+    made = ModelServingFramework().optimise(exported)
+    assert made.artifact.path == exported.artifact.path
+    assert made.artifact.precision == "fp32"
+    assert made.artifact.engine in ENGINES
+    if made.artifact.engine == exported.artifact.engine:
+        assert made is exported
+    rows = exported.example(20)
+    np.testing.assert_allclose(made.run(rows), exported.run(rows), atol=1e-4)
+
+
+def test_auto_leaves_a_module_alone(trained):
+    assert ModelServingFramework().optimise(trained) is trained
+
+
+@pytest.mark.skipif(why_not("openvino") is not None, reason="OpenVINO is not here")
+def test_a_named_engine_takes_the_artifact_and_both_go_into_the_package(exported, tmp_path):
+    instruction = ModelServingFramework(engine="openvino")
+    made = instruction.optimise(replace(exported, folder=tmp_path))
+    assert (made.artifact.engine, made.artifact.kind, made.artifact.path) == (
+        *("openvino", "onnx"),
+        exported.artifact.path,
+    )
+    configured = instruction.configure(Service(made, "digits", tmp_path))
+    package = Package.open(ModelPackaging().configure(configured).package)
+    assert package.engine().name == "openvino"
+    rows = exported.example(3)
+    np.testing.assert_allclose(package.engine().run(rows)["output"], exported.run(rows), atol=1e-4)
+
+
+@pytest.mark.skipif(why_not("openvino") is not None, reason="OpenVINO is not here")
+def test_on_a_machine_without_the_fastest_engine_another_serves_the_package(exported, tmp_path, monkeypatch):
+    made = in_engine(replace(exported, folder=tmp_path), "openvino")
+    package = Package.open(ModelPackaging().configure(Service(made, "digits", tmp_path)).package)
+    monkeypatch.setattr("fulldeck.engines.installed", lambda name: name != "openvino")
+    assert package.model().engine == "onnxruntime"
+    assert package.engine().name == "onnxruntime"
+
+
+@pytest.mark.skipif(why_not("tvm") is not None, reason="TVM is not here")
+def test_an_engine_of_native_code_compiles_what_it_needs(exported, tmp_path):
+    made = in_engine(replace(exported, folder=tmp_path), "tvm")
+    assert (made.artifact.kind, made.artifact.path.name) == ("tvm", "model.fp32.tvm")
+    rows = exported.example(5)
+    np.testing.assert_allclose(made.run(rows), exported.run(rows), atol=1e-4)
+    folder = ModelPackaging().configure(Service(made, "digits", tmp_path)).package
+    assert Package.open(folder).engine().name == "tvm"
+
+
+def test_an_engine_that_cannot_is_refused_with_what_to_write(trained, quantised, monkeypatch):
+    with pytest.raises(
+        CannotAct, match=r"there is no fp32 ONNX file of the model\. onnx_export makes ONNX files"
+    ):
+        in_engine(trained, "onnxruntime")
+    with pytest.raises(CannotAct, match=r"engine tvm has no int8; it has fp32\. Write engine: auto"):
+        in_engine(quantised, "tvm")
+    monkeypatch.setattr("fulldeck.engines.find_spec", lambda name: None)
+    with pytest.raises(
+        CannotAct, match="engine openvino is not available: openvino is not installed: pip install"
+    ):
+        in_engine(quantised, "openvino")
