@@ -52,23 +52,22 @@ class PyTorchEngine:
         return {self.output: result.float().cpu().numpy()}
 
 
-class LowPrecision(nn.Module):
-    """A module in another floating-point type, which takes and gives float32 all the same."""
+def lower(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Convert `module` in place to another floating-point type; it takes and gives float32 all the same.
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.module = module.to(dtype)
-        self.dtype = dtype
+    By hooks, so that its forward keeps its signature, which exporters look at.
+    """
 
-    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
-        """Of the wrapped module, as float32."""
-        result: Tensor = self.module(
-            *map(self._lowered, inputs), **{name: self._lowered(value) for name, value in named.items()}
-        )
-        return result.float()
+    def lowered(value: Any) -> Any:
+        return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
-    def _lowered(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+    def before(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
+        return tuple(map(lowered, inputs)), {name: lowered(value) for name, value in named.items()}
+
+    module.to(dtype)
+    module.register_forward_pre_hook(before, with_kwargs=True)
+    module.register_forward_hook(lambda _, inputs, output: output.float())
+    return module
 
 
 def in_precision(module: nn.Module, precision: str) -> nn.Module:
@@ -80,7 +79,7 @@ def in_precision(module: nn.Module, precision: str) -> nn.Module:
         return module
     if precision not in DTYPES:
         raise CannotAct(f"PyTorch has no {precision} by conversion alone; torch_compiled quantises")
-    return LowPrecision(copy.deepcopy(module), DTYPES[precision]).eval()
+    return lower(copy.deepcopy(module), DTYPES[precision]).eval()
 
 
 def convert(source: Source, precision: str, folder: Path, settings: Settings) -> Path:
@@ -151,5 +150,6 @@ def open_weights(
         reason = " ".join(str(error).split())[:200]
         raise BadInput(f"{weights.name} does not hold the weights of its network: {reason}") from error
     # Loaded in float32 and converted: rounding twice changes nothing.
-    module = module.eval() if precision == "fp32" else LowPrecision(module, DTYPES[precision]).eval()
+    if precision != "fp32":
+        lower(module, DTYPES[precision])
     return PyTorchEngine(module, signature=signature)
