@@ -34,6 +34,12 @@ def command(
         typer.Option(help="auto, or an engine that the package has a form for; left out: as packaged."),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Engine processes; left out: as packaged.")] = None,
+    replicas: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MIN:MAX", help="Engine processes by load, between these; left out: as packaged."
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads of one engine process; left out: as packaged.")
     ] = None,
@@ -49,9 +55,12 @@ def command(
 
     Programs talk to /v2/models/MODEL/infer (Open Inference Protocol v2), people to /predict. With --json,
     one line with the server's url is written once it is ready. Ctrl-C stops it.
+
+    /ui shows how it fares in a browser, /metrics tells it to Prometheus.
     """
     from fulldeck.encoders.table import TableEncoder
     from fulldeck.engines import known
+    from fulldeck.monitoring.scaling import CARRIED, Scaling
     from fulldeck.package import Package
     from fulldeck.serving import serve
 
@@ -64,6 +73,9 @@ def command(
         "deadline_ms": deadline_ms,
     }
     serving = package.service.serving.replace(**{name: it for name, it in given.items() if it is not None})
+    scaling = None
+    if replicas is not None:
+        scaling = Scaling(**package.service.carried.get(CARRIED, {})).replace(**Scaling.bounds(replicas))
     model, encoder = package.service.model, package.encoder()
     if isinstance(encoder, TableEncoder):
         send = f"--json {shlex.quote(json_module.dumps({'row': encoder.example()}, ensure_ascii=False))}"
@@ -78,4 +90,4 @@ def command(
         elif not quiet:
             typer.echo(f"{model} is served at {url}; Ctrl-C stops it. Try:\n  curl {url}/predict {send}")
 
-    serve(package.folder, host=host, port=port, serving=serving, on_ready=ready)
+    serve(package.folder, host=host, port=port, serving=serving, scaling=scaling, on_ready=ready)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
@@ -54,12 +54,13 @@ class Request:
 
 @dataclass(slots=True, eq=False)
 class Response:
-    """An answer with a body."""
+    """An answer with a body, or with a `stream` of parts that ends when the client or the server goes."""
 
     status: int
     body: bytes
     content_type: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()
+    stream: AsyncIterator[bytes] | None = None
 
 
 class Refusal(Exception):
@@ -79,6 +80,10 @@ class Application(Protocol):
 
     def answer(self, request: Request) -> Coroutine[Any, Any, Response]:
         """Answer a complete request; never raises but when cancelled."""
+        ...
+
+    def refused(self, status: int) -> None:
+        """A request was answered with `status` before it was complete."""
         ...
 
 
@@ -259,6 +264,9 @@ class Connection(asyncio.Protocol):
 
     async def _answer(self, request: Request) -> None:
         response = await self._server.app.answer(request)
+        if response.stream is not None and request.method != "HEAD":
+            await self._send(response, response.stream)
+            return
         self._task = None
         self._held -= len(request.body)
         self._server.held -= len(request.body)
@@ -267,14 +275,31 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
         self._next()
 
-    def _write(self, response: Response, *, keep_alive: bool, head_only: bool = False) -> None:
-        ends = not keep_alive or self._server.draining
-        head = (
+    async def _send(self, response: Response, parts: AsyncIterator[bytes]) -> None:
+        """A stream, part by part; a client that does not read misses parts, and is cut off in the end."""
+        self._transport.write(self._head(response, ends=True))
+        self.expires = self._loop.time() + IDLE_SECONDS
+        async for part in parts:
+            if self._server.draining:
+                break
+            if not self._stalled:
+                self._transport.write(part)
+                self.expires = self._loop.time() + IDLE_SECONDS
+        self._task = None
+        self._close()
+
+    def _head(self, response: Response, *, ends: bool) -> bytes:
+        length = "" if response.stream is not None else f"content-length: {len(response.body)}\r\n"
+        return (
             f"HTTP/1.1 {response.status} {_REASONS[response.status]}\r\ndate: {self._server.date}\r\n"
-            f"content-type: {response.content_type}\r\ncontent-length: {len(response.body)}\r\n"
+            f"content-type: {response.content_type}\r\n{length}"
             + "".join(f"{name}: {value}\r\n" for name, value in response.headers)
             + ("connection: close\r\n\r\n" if ends else "\r\n")
         ).encode("latin-1")
+
+    def _write(self, response: Response, *, keep_alive: bool, head_only: bool = False) -> None:
+        ends = not keep_alive or self._server.draining
+        head = self._head(response, ends=ends)
         self._transport.write(head if head_only else head + response.body)
         if not ends:
             self.expires = self._loop.time() + IDLE_SECONDS
@@ -295,6 +320,7 @@ class Connection(asyncio.Protocol):
         self._held -= freed
         self._server.held -= freed
         self._forget_message()
+        self._server.app.refused(refusal.response.status)
         self._waiting.append(refusal.response)
         self._next()
 

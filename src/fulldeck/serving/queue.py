@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 
 from fulldeck.serving.http import Refusal
 from fulldeck.serving.wire import Tensors
@@ -19,6 +20,7 @@ class Job:
     rows: int
     answer: asyncio.Future[Tensors]
     alone: bool
+    since: float
     taken: bool = False
 
     def joins(self, other: Job) -> bool:
@@ -50,9 +52,15 @@ class JobQueue:
         self.joinable = joinable
         self.wake: Callable[[], None] = lambda: None
         self._waiting: deque[Job] = deque()
+        self._waited = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def waited_seconds(self) -> float:
+        """Time that jobs have waited so far, together; how fast it grows is the mean length of the queue."""
+        now = monotonic()
+        return self._waited + sum(now - job.since for job in self._waiting)
 
     async def run(self, inputs: Tensors) -> Tensors:
         """Wait for a place in a batch and return the outputs for these rows.
@@ -63,7 +71,8 @@ class JobQueue:
         if len(self._waiting) >= self.limit:
             raise Refusal(429, "the queue is full; try again", ("retry-after", "1"))
         rows = len(next(iter(inputs.values())))
-        job = Job(inputs, rows, asyncio.get_running_loop().create_future(), alone=not self.joinable)
+        answer: asyncio.Future[Tensors] = asyncio.get_running_loop().create_future()
+        job = Job(inputs, rows, answer, alone=not self.joinable, since=monotonic())
         self._waiting.append(job)
         self.wake()
         try:
@@ -71,6 +80,7 @@ class JobQueue:
         finally:
             if not job.taken:
                 self._waiting.remove(job)
+                self._waited += monotonic() - job.since
 
     def take(self) -> list[Job]:
         """The next batch: the oldest job and all others that fit to it; empty if nobody waits."""
@@ -87,14 +97,16 @@ class JobQueue:
                 else:
                     rest.append(job)
             self._waiting = rest
+        now = monotonic()
         for job in batch:
             job.taken = True
+            self._waited += now - job.since
         return batch
 
     def put_back(self, batch: list[Job]) -> None:
         """Run the jobs of a failed batch one by one, ahead of the others, so that one cannot spoil the rest."""
         for job in reversed(batch):
             if not job.answer.done():
-                job.alone, job.taken = True, False
+                job.alone, job.taken, job.since = True, False, monotonic()
                 self._waiting.appendleft(job)
         self.wake()

@@ -14,14 +14,18 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from fulldeck.errors import BadInput
+from fulldeck.monitoring.devices import cores
+from fulldeck.monitoring.scaling import CARRIED, Scaling
 from fulldeck.package import Package
 from fulldeck.service import Serving
 from fulldeck.serving.app import App
 from fulldeck.serving.http import HttpServer
+from fulldeck.serving.metrics import ServerMetrics
 from fulldeck.serving.predict import Prediction
 from fulldeck.serving.protocol import InferenceCodec
 from fulldeck.serving.queue import JobQueue
 from fulldeck.serving.supervisor import Supervisor
+from fulldeck.serving.watching import traffic, watch
 
 TOKEN = "FULLDECK_TOKEN"
 """Environment variable with the token that clients must send; mandatory off loopback."""
@@ -36,13 +40,15 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     serving: Serving | None = None,
+    scaling: Scaling | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve the package in `folder` until SIGINT or SIGTERM; must run in the main thread.
 
-    `port` 0 takes any free one. `serving` replaces the package's own settings. `on_ready` gets the
-    server's URL as soon as the model is loaded. The first signal lets running requests finish, a second
-    one does not. No process is left when this returns.
+    `port` 0 takes any free one. `serving` and `scaling` replace the package's own settings; without any
+    scaling the number of engine processes stays as it is. `on_ready` gets the server's URL as soon as the
+    model is loaded. The first signal lets running requests finish, a second one does not. No process is left
+    when this returns.
 
     Raises BadInput for a package that is none or was changed, a port that is taken, and a host off
     loopback without a token in FULLDECK_TOKEN; RunFailed if the engine dies while it loads the model.
@@ -53,14 +59,17 @@ def serve(
         raise BadInput(
             f"{host} is reachable from elsewhere: set {TOKEN} to a secret, or use --host 127.0.0.1"
         )
+    if scaling is None and CARRIED in package.service.carried:
+        scaling = Scaling(**package.service.carried[CARRIED])
     with listening(host, port) as listener, contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt):
-        asyncio.run(_serve(package, listener, serving or package.service.serving, token, on_ready))
+        asyncio.run(_serve(package, listener, serving or package.service.serving, scaling, token, on_ready))
 
 
 async def _serve(
     package: Package,
     listener: socket.socket,
     serving: Serving,
+    scaling: Scaling | None,
     token: str | None,
     on_ready: Callable[[str], None] | None,
 ) -> None:
@@ -68,23 +77,38 @@ async def _serve(
     deadline = serving.deadline_ms / 1000
     shapes = (spec.shape for spec in (*package.service.inputs, *package.service.outputs))
     queue = JobQueue(serving.queue, serving.max_batch, joinable=all(shape[:1] == (-1,) for shape in shapes))
+    metrics = ServerMetrics(package.service.model)
+    most = serving.workers if scaling is None else scaling.max_replicas
     supervisor = Supervisor(
         package.folder,
         queue,
-        workers=serving.workers,
+        metrics,
+        workers=serving.workers if scaling is None else scaling.bounded(serving.workers),
         engine=serving.engine,
-        threads=serving.threads or max(1, _cores() // serving.workers),
+        threads=serving.threads or max(1, cores() // most),
         limit=deadline,
     )
     codec = InferenceCodec(package.service, serving.max_batch)
     prediction = Prediction(package.service, package.encoder(), queue)
-    app = App(codec, prediction, queue, supervisor, platform=f"{model.engine}_{model.kind}", token=token)
+    app = App(
+        codec,
+        prediction,
+        queue,
+        supervisor,
+        metrics,
+        platform=f"{model.engine}_{model.kind}",
+        token=token,
+    )
     http = HttpServer(app, max_body=serving.max_body_bytes, deadline=deadline, max_connections=_descriptors())
 
     loop = asyncio.get_running_loop()
     stopping = _on_signals(loop)
     server = await loop.create_server(http.connection, sock=listener)
     sweeper = loop.create_task(http.sweep())
+    watching = [
+        loop.create_task(task)
+        for task in watch(app, metrics, queue, supervisor, traffic(package, model), scaling, bool(token))
+    ]
     try:
         loading = loop.create_task(supervisor.start())
         await asyncio.wait(
@@ -102,7 +126,8 @@ async def _serve(
         await http.drain()
     finally:
         server.close()
-        sweeper.cancel()
+        for task in (sweeper, *watching):
+            task.cancel()
         prediction.close()
         await supervisor.stop()
 
@@ -144,11 +169,6 @@ def _on_signals(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
     return stopping
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _url(listener: socket.socket) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fulldeck.errors import BadInput, RunFailed
 from fulldeck.logs import tree
+from fulldeck.serving.metrics import ServerMetrics
 from fulldeck.serving.queue import JobQueue
 from fulldeck.serving.worker_process import WorkerProcess
 
@@ -16,6 +17,8 @@ PATIENCE_SECONDS = 2.0
 """Time in which an idle engine process must end when asked, before it is killed."""
 LONGEST_PAUSE_SECONDS = 2.0
 """Longest pause before another attempt to start an engine process that failed to start."""
+LOOK_SECONDS = 0.01
+"""How often it is looked whether an engine process that is to go has finished its batch."""
 
 log = tree.getChild("serving")
 
@@ -24,22 +27,54 @@ class Supervisor:
     """Runs `workers` engine processes, gives them batches from `queue`, replaces those that die or hang."""
 
     def __init__(
-        self, folder: Path, queue: JobQueue, *, workers: int, engine: str, threads: int, limit: float
+        self,
+        folder: Path,
+        queue: JobQueue,
+        metrics: ServerMetrics,
+        *,
+        workers: int,
+        engine: str,
+        threads: int,
+        limit: float,
     ) -> None:
         self._folder = folder
         self._queue = queue
+        self._metrics = metrics
         self._engine = engine
-        self._threads = threads
+        self.threads = threads
         self._limit = limit
         self._slots: list[WorkerProcess | None] = [None] * workers
         self._keepers: list[asyncio.Task[None]] = []
+        self._leaving: dict[asyncio.Task[None], WorkerProcess] = {}
         self._scheduled = False
+        self._busy = 0.0
+        self.restarts = 0
+        """How often an engine process was started in place of one that ended."""
         queue.wake = self._soon
 
     @property
     def ready(self) -> bool:
         """Whether any engine process can take requests."""
-        return any(worker is not None and worker.ready for worker in self._slots)
+        return self.ready_replicas > 0
+
+    @property
+    def ready_replicas(self) -> int:
+        """How many engine processes can take requests."""
+        return sum(worker is not None and worker.ready for worker in self._slots)
+
+    @property
+    def replicas(self) -> int:
+        """How many engine processes there should be."""
+        return len(self._slots)
+
+    @property
+    def processes(self) -> list[int]:
+        """Process numbers of all engine processes."""
+        return [worker.process.pid for worker in self._workers()]
+
+    def busy_seconds(self) -> float:
+        """Time that engine processes have spent on batches so far, together."""
+        return self._busy + sum(worker.working_seconds for worker in self._workers())
 
     async def start(self) -> None:
         """Start all engine processes and wait until each has loaded the model.
@@ -54,16 +89,40 @@ class Supervisor:
                 raise outcome
         self._keepers = [asyncio.create_task(self._keep(slot)) for slot in range(len(self._slots))]
 
+    def resize(self, replicas: int) -> None:
+        """Have so many engine processes: new ones load in the background, the last ones finish and go."""
+        while len(self._slots) < replicas:
+            self._slots.append(None)
+            self._keepers.append(asyncio.create_task(self._add(len(self._slots) - 1)))
+        while len(self._slots) > replicas:
+            self._keepers.pop().cancel()
+            worker = self._slots.pop()
+            if worker is not None:
+                task = asyncio.create_task(self._leave(worker))
+                self._leaving[task] = worker
+                task.add_done_callback(self._leaving.pop)
+
     async def stop(self) -> None:
         """End all engine processes; none is left when this returns."""
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
-        await asyncio.gather(*(worker.stop(PATIENCE_SECONDS) for worker in self._slots if worker is not None))
+        tasks = [*self._keepers, *self._leaving]
+        workers = self._workers()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(worker.stop(PATIENCE_SECONDS) for worker in workers))
+
+    def _workers(self) -> list[WorkerProcess]:
+        return [worker for worker in (*self._slots, *self._leaving.values()) if worker is not None]
 
     async def _start(self, slot: int) -> None:
         worker = WorkerProcess(
-            self._folder, self._engine, self._threads, queue=self._queue, limit=self._limit, idle=self._soon
+            self._folder,
+            self._engine,
+            self.threads,
+            queue=self._queue,
+            limit=self._limit,
+            idle=self._soon,
+            done=self._worked,
         )
         try:
             async with asyncio.timeout(LOAD_SECONDS):
@@ -74,6 +133,11 @@ class Supervisor:
             raise
         self._slots[slot] = worker
         self._soon()
+
+    async def _add(self, slot: int) -> None:
+        """Start the process of a new slot, and keep it."""
+        await self._start_again(slot)
+        await self._keep(slot)
 
     async def _keep(self, slot: int) -> None:
         """Replace the process of `slot` whenever it ends."""
@@ -87,18 +151,34 @@ class Supervisor:
                 worker.process.pid,
                 worker.process.returncode,
             )
-            pause = 0.1
-            while not await self._restarted(slot):
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            self.restarts += 1
+            await self._start_again(slot)
 
-    async def _restarted(self, slot: int) -> bool:
+    async def _start_again(self, slot: int) -> None:
+        """Try until it works."""
+        pause = 0.1
+        while not await self._started(slot):
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def _started(self, slot: int) -> bool:
         try:
             await self._start(slot)
         except (BadInput, TimeoutError, OSError) as error:
             log.error("an engine process did not start: %s", error)
             return False
         return True
+
+    async def _leave(self, worker: WorkerProcess) -> None:
+        """Let a process finish its batch, then end it."""
+        while worker.ready and not worker.free:
+            await asyncio.sleep(LOOK_SECONDS)
+        await worker.stop(PATIENCE_SECONDS)
+
+    def _worked(self, seconds: float, rows: int) -> None:
+        self._busy += seconds
+        if rows:
+            self._metrics.batch(rows)
 
     def _soon(self) -> None:
         """Hand out batches after all requests that have arrived by now are in the queue."""

@@ -24,7 +24,8 @@ class WorkerProcess(asyncio.Protocol):
     """One child, started by the constructor; `gone` is set once it has ended.
 
     `limit` is the time in seconds that a batch may take; a child that takes longer is killed. `idle` is
-    called whenever it has finished a batch. Raises OSError if no process can be started.
+    called whenever it has finished a batch, `done` with the seconds that it spent on one and the rows that it
+    answered. Raises OSError if no process can be started.
     """
 
     def __init__(
@@ -36,11 +37,14 @@ class WorkerProcess(asyncio.Protocol):
         queue: JobQueue,
         limit: float,
         idle: Callable[[], None],
+        done: Callable[[float, int], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue = queue
         self._limit = limit
         self._idle = idle
+        self._done = done
+        self._begun = 0.0
         self._buffer = bytearray()
         self._batch: list[Job] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -85,10 +89,16 @@ class WorkerProcess(asyncio.Protocol):
         """Whether it has loaded the model and works on nothing."""
         return self.ready and not self._batch
 
+    @property
+    def working_seconds(self) -> float:
+        """How long it has been at its present batch; 0 without one."""
+        return self._loop.time() - self._begun if self._batch else 0.0
+
     def run(self, batch: list[Job]) -> None:
         """Send a batch; its jobs get their answers, or errors, in any case."""
         assert self._transport is not None
         self._batch = batch
+        self._begun = self._loop.time()
         parts = {name: [job.inputs[name] for job in batch] for name in batch[0].inputs}
         self._transport.write(pack(parts, self._inbox))
         self._timer = self._loop.call_later(self._limit, self.kill)
@@ -129,6 +139,8 @@ class WorkerProcess(asyncio.Protocol):
         self.ready = False
         self._stop_timer()
         self.kill()
+        if self._batch:
+            self._done(self.working_seconds, 0)
         for job in self._batch:
             job.fail(Refusal(503, DIED, ("retry-after", "1")))
         self._batch = []
@@ -141,6 +153,7 @@ class WorkerProcess(asyncio.Protocol):
     def _receive(self, facts: dict[str, Any], outputs: Tensors) -> None:
         if self._batch:
             self._stop_timer()
+            self._done(self.working_seconds, 0 if "error" in facts else sum(job.rows for job in self._batch))
             batch, self._batch = self._batch, []
             self._answer(batch, facts, outputs)
             self._idle()

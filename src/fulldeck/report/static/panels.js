@@ -4,7 +4,7 @@
    The returned update(description) replaces the data, for a page that is fed while a run goes on. */
 
 const fulldeckPanel = (() => {
-  const HEIGHT = 240, PAPER_WIDTH = 400, PAPER_ZOOM = 2, TABLE_ROWS = 200, COLOURS = 8;
+  const HEIGHT = 240, PAPER_WIDTH = 400, PAPER_ZOOM = 2, TABLE_ROWS = 200, COLOURS = 8, FEW = 60;
   const drawn = new Set();
 
   const onPaper = () => document.documentElement.classList.contains("on-paper");
@@ -28,7 +28,7 @@ const fulldeckPanel = (() => {
   const whole = (value) => value.toLocaleString("en", { maximumFractionDigits: 8 });
 
   function fulldeckPanel(figure, description) {
-    let panel, data, chart, shownNames;
+    let panel, data, chart, shownNames, dots;
     const across = (value) => (panel.log_x ? written(value) : whole(value));
     const legend = make("div", { class: "legend" });
     const plot = make("div", { class: "plot", tabindex: "0", role: "application", "aria-roledescription": "chart" });
@@ -46,8 +46,12 @@ const fulldeckPanel = (() => {
       plot.setAttribute("aria-label", `${panel.title} by ${panel.x}. ${keys}`);
       table.setAttribute("aria-label", `${panel.title} as a table`);
       if (details.open) writeTable();
-      draw();
+      // A chart that only grows keeps its cursor; it is made anew when its series or its dots change.
+      if (chart && chart.series.length === data.length && few() === dots) chart.setData(data);
+      else draw();
     }
+
+    const few = () => data[0].length <= FEW;
 
     function writeLegend(names) {
       legend.replaceChildren(
@@ -91,7 +95,7 @@ const fulldeckPanel = (() => {
       const zoom = onPaper() ? PAPER_ZOOM : 1;
       const font = `${12 * zoom}px system-ui, sans-serif`;
       const axis = { stroke: quiet, font, grid, ticks: { ...grid, size: 4 * zoom }, gap: 6 * zoom };
-      const few = data[0].length <= 60;
+      dots = few();
       // On a logarithmic axis the powers of ten suffice, where there are two of them or more.
       const powers = (self, ticks) => ticks.map((tick) => (Number.isInteger(Math.log10(tick)) ? tick : null));
       const sparse = panel.log ? { filter: powers } : {};
@@ -128,7 +132,7 @@ const fulldeckPanel = (() => {
               stroke: colour(`--c${(place % COLOURS) + 1}`),
               width: 2 * zoom,
               spanGaps: false,
-              points: { show: few || series.x.length <= 60, size: 5 * zoom },
+              points: { show: dots || series.x.length <= FEW, size: 5 * zoom },
               show: legend.children[place].getAttribute("aria-pressed") !== "false",
             })),
           ],

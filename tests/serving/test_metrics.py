@@ -1,0 +1,91 @@
+"""What /metrics says of real servers, and who may read it."""
+
+import os
+import signal
+import urllib.request
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from .packages import rows_package, sum_package
+from .servers import Server, eventually, meanwhile, running
+
+
+def scrape(server: Server, token: str = "") -> dict[tuple[str, ...], float]:
+    """(name, label values in the order of their names) to the value, as Prometheus reads the page."""
+    request = urllib.request.Request(f"http://127.0.0.1:{server.port}/metrics")
+    if token:
+        request.add_header("Authorization", f"Bearer {token}")
+    with urllib.request.urlopen(request, timeout=10) as response:
+        assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        page = response.read().decode()
+    return {
+        (
+            sample.name,
+            *(sample.labels[name] for name in sorted(sample.labels) if name != "model"),
+        ): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+
+
+def test_everything_is_counted(tmp_path: Path) -> None:
+    with running(sum_package(tmp_path / "package")) as server:
+        for _ in range(7):
+            server.infer("sums", [1, 2, 3])
+        server.ask("POST", "/predict", {"items": [[1, 2, 3], [4, 5, 6]]})
+        server.ask("POST", "/predict", {"wrong": 1})
+        server.ask("GET", "/nothing")
+        found = scrape(server)
+        assert found["fulldeck_requests_total", "infer", "200"] == 7
+        assert found["fulldeck_requests_total", "predict", "200"] == 1
+        assert found["fulldeck_requests_total", "predict", "400"] == 1
+        assert found["fulldeck_requests_total", "refused", "404"] == 1
+        assert found["fulldeck_request_duration_seconds_count", "infer"] == 7
+        assert found["fulldeck_request_duration_seconds_count", "predict"] == 1, "of answers below 400"
+        assert found["fulldeck_samples_total",] == 9
+        assert found["fulldeck_batch_rows_count",] == 8
+        assert 0 < found["fulldeck_engine_busy_seconds_total",] < 8
+        assert found["fulldeck_replicas_ready",] == found["fulldeck_replicas_wanted",] == 1
+        assert found["fulldeck_queue_requests",] == 0
+        eventually(lambda: ("fulldeck_utilisation_ratio", "cpu") in scrape(server))
+        found = scrape(server)
+        assert 0 <= found["fulldeck_utilisation_ratio", "cpu"] <= 1
+        assert found["fulldeck_memory_used_bytes", "cpu"] > 10**7
+        assert ("fulldeck_memory_bandwidth_estimated_bytes_per_second", "cpu") in found
+
+
+def test_nothing_is_lost_with_an_engine_process(tmp_path: Path) -> None:
+    with running(sum_package(tmp_path / "package")) as server:
+        for _ in range(5):
+            server.infer("sums", [1, 2, 3])
+        os.kill(server.workers[0], signal.SIGKILL)
+        eventually(lambda: server.infer("sums", [1, 2, 3])[0] == 200)
+        found = scrape(server)
+        assert found["fulldeck_samples_total",] == 6
+        assert found["fulldeck_engine_restarts_total",] == 1
+
+
+def test_time_that_is_still_going_on_counts(tmp_path: Path) -> None:
+    """A long batch, and jobs that wait behind it, are seen before they are over."""
+    with running(rows_package(tmp_path / "package")) as server, meanwhile() as call, server.stopped():
+        asked = [call(server.infer, "rows", [1, 2, 3]) for _ in range(4)]
+        eventually(lambda: scrape(server)["fulldeck_queue_requests",] == 3)
+        one = scrape(server)
+        eventually(
+            lambda: (
+                scrape(server)["fulldeck_queue_wait_seconds_total",]
+                > one["fulldeck_queue_wait_seconds_total",]
+            )
+        )
+        two = scrape(server)
+        assert two["fulldeck_engine_busy_seconds_total",] > one["fulldeck_engine_busy_seconds_total",]
+        os.kill(server.workers[0], signal.SIGCONT)
+        assert {one.result()[0] for one in asked} == {200}
+
+
+def test_a_token_guards_the_metrics_and_the_events(tmp_path: Path) -> None:
+    with running(sum_package(tmp_path / "package"), FULLDECK_TOKEN="secret") as server:
+        for path in ("/metrics", "/ui/events"):
+            assert server.ask("GET", path)[0] == 401
+        assert scrape(server, "secret")["fulldeck_requests_total", "refused", "401"] == 2
