@@ -43,7 +43,8 @@ PARAMETERS: Mapping[str, tuple[dict[str, Any], ...]] = {
         {"backend": "eager", "measure": False, "compile_after": 2},
         {"backend": "aot_eager", "measure": False, "region": "blocks"},
     ),
-    "gradient_checkpointing": ({}, {"keep": "products", "every": 2}),
+    "gradient_checkpointing": ({}, {"keep": "products", "every": 2}, {"budget": "1TiB"}),
+    "fault_tolerant_checkpointing": ({"every_steps": 2}, {"asynchronous": False, "keep_best": 1}),
     "parameter_efficient_finetuning": (
         {"rank": 2, "dropout": 0.1},
         {"kind": "dora", "rank": 2},
@@ -138,6 +139,8 @@ CIRCUMSTANCES: Mapping[str, Callable[[TrainingLoop], None]] = {
 
 def training(*instructions: Instruction, folder: Path | None = None, **settings: Any) -> TrainingLoop:
     """A loop over `data()`, with the circumstances of its instructions; checkpoints go to `folder`."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     given = data()
     assert given.encoder is not None
     assert given.validation is not None

@@ -60,7 +60,9 @@ def command(
         how = shlex.join([*words, "--resume"])
         began = progress.folder is not None
         raise Interrupted(
-            f"{str(stop) or 'interrupted'}; go on with: {how}" if began else "interrupted before the run began"
+            f"{str(stop) or 'interrupted'}; go on with: {how}"
+            if began
+            else "interrupted before the run began"
         ) from None
     if json:
         write_json(result)

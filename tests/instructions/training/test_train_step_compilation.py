@@ -287,6 +287,13 @@ def test_blocks_that_are_checkpointed_already_are_not_compiled_anew(tmp_path):
     assert resumed.states[LABEL].compilations == tried == 1
 
 
+def test_blocks_are_measured_without_compiling_anew():
+    loop = training(GradientCheckpointing(budget="1TiB"), step(), epochs=1)
+    loop.fit()
+    assert loop.reported["gradient_checkpointing"]["checkpointed_blocks"]["after"] == 0
+    assert compilations(loop) == 2  # with all blocks recomputed, and with none
+
+
 def test_a_fault_is_found_without_compiling_anew():
     class Log(nn.Module):
         def forward(self, x):

@@ -193,10 +193,8 @@ class _Run:
             return part
 
         before = random_state()
-        self.remove()
-        with SameBuffers(loop.model, nullcontext()):
+        with self.checkpointed.off(), SameBuffers(loop.model, nullcontext()):
             measured = block_costs(loop.model, run, names)
-        self.wrap()
         restore_random_state(before)
         self.costs = {
             name: BlockCost(cost.bytes * rows // few, cost.seconds * rows / few)

@@ -26,7 +26,8 @@ def block_costs(model: nn.Module, run: Callable[[], object], names: Sequence[str
     Bytes are those of all tensors that autograd keeps for the block, without its weights and its input.
     """
     meters = {name: _Meter(model.get_submodule(name), model) for name in names}
-    with torch.enable_grad():
+    # As they are: with the meters in them, blocks that are compiled would be compiled anew.
+    with torch.enable_grad(), torch.compiler.set_stance("force_eager"):
         run()  # what is done once only is not the block's
         for meter in meters.values():
             meter.start()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal
 
@@ -69,19 +69,37 @@ class CheckpointedBlocks:
         self.blocks = dict(blocks)
         self.names = list(blocks)
         self._before: list[tuple[nn.Module, Any]] = []
+        self._recomputed: list[_Recomputed] = []
         for block in blocks.values():
             if isinstance(block.__dict__.get("forward"), _Recomputed):  # a copy of a checkpointed block
                 del block.forward
             self._before.append((block, block.__dict__.get("forward")))
-            block.forward = _Recomputed(block, keep)
+            self._recomputed.append(_Recomputed(block, keep))
+        self._put_in()
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Within it, the blocks keep their activations; what was compiled with them stays good for afterwards."""
+        self._take_out()
+        try:
+            yield
+        finally:
+            self._put_in()
 
     def remove(self) -> None:
         """Let the blocks keep their activations again."""
+        self._take_out()
+        self._before, self._recomputed = [], []
+
+    def _put_in(self) -> None:
+        for (block, _), recomputed in zip(self._before, self._recomputed, strict=True):
+            block.forward = recomputed
+
+    def _take_out(self) -> None:
         for block, forward in self._before:
             del block.forward
             if forward is not None:
                 block.forward = forward
-        self._before = []
 
 
 class _Recomputed:

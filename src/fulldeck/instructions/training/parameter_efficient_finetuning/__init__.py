@@ -53,7 +53,6 @@ FOLDER = "adapters"
     after={"early_stopping": "the best adapters must be back in place when they are merged"},
     before={
         "amp_optimizer": "modules that stay in float32 are looked up in the model that has its adapters",
-        "gradient_checkpointing": "blocks are measured and wrapped with their adapters",
         "train_step_compilation": "the step is compiled with its adapters",
     },
     extras=("peft",),
