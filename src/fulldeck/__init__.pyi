@@ -20,6 +20,8 @@ from fulldeck.instructions.data.leakage_safe_splitting import split_by_time as s
 from fulldeck.instructions.deployment.model_packaging import ModelPackaging as ModelPackaging
 from fulldeck.instructions.deployment.model_packaging import package_model as package_model
 from fulldeck.instructions.deployment.model_serving_framework import ModelServingFramework as ModelServingFramework
+from fulldeck.instructions.deployment.model_serving_framework import fastest_engine as fastest_engine
+from fulldeck.instructions.deployment.model_serving_framework import in_engine as in_engine
 from fulldeck.instructions.deployment.model_serving_framework import serve_package as serve_package
 from fulldeck.instructions.inference.onnx_export import OnnxExport as OnnxExport
 from fulldeck.instructions.inference.onnx_export import export_onnx as export_onnx

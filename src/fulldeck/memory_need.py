@@ -107,7 +107,7 @@ class _Enough(BaseException):
     """It is counted. No Exception: the run has not failed."""
 
     def __init__(self, need: MemoryNeed) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.need = need
 
 

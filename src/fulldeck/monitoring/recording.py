@@ -115,3 +115,8 @@ def fine_bounds(bounds: Sequence[float]) -> tuple[npt.NDArray[np.float64], list[
         steps = math.ceil(math.log(high / low) / math.log(RATIO))
         fine += [low * (high / low) ** (step / steps) for step in range(1, steps)] + [high]
     return np.array(fine), [fine.index(bound) for bound in bounds]
+
+
+def bucket(bound: float) -> str:
+    """How `bound` is written in a label `le`: newer Prometheus writes all of them so itself."""
+    return "+Inf" if bound == math.inf else repr(float(bound))

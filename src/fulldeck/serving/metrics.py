@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import fulldeck
-from fulldeck.monitoring.recording import ROWS, SECONDS, Counter, Histogram
+from fulldeck.monitoring.recording import ROWS, SECONDS, Counter, Histogram, bucket
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -192,7 +192,7 @@ def device_families(devices: Iterable[Device], model: str) -> Iterator[Metric]:
 
 def _buckets(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
     pairs, total = histogram.cumulative()
-    return [(f"{bound:g}".replace("inf", "+Inf"), float(count)) for bound, count in pairs], total
+    return [(bucket(bound), float(count)) for bound, count in pairs], total
 
 
 def _of_model(family: Any, name: str, said: str, model: str, value: float) -> Metric:
