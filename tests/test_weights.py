@@ -45,7 +45,10 @@ def test_precision_is_that_of_most_weights(tmp_path: Path) -> None:
 def test_a_run_leaves_the_weights_that_it_deploys(tmp_path: Path) -> None:
     result = fd.run(
         "breast_cancer",
-        [fd.WeightAveraging(decay=0.9, decay_warmup=False), fd.LrScheduler(kind="constant")],
+        [
+            fd.WeightAveraging(decay=0.9, decay_warmup=False, unless_worse=False),
+            fd.LrScheduler(kind="constant"),
+        ],
         out=tmp_path,
         epochs=1,
         threads=1,

@@ -26,6 +26,11 @@ PAIRS = [
     if not any(other in ENTRIES[one].conflicts for one, other in (pair, pair[::-1]))
 ]
 IDS = ["-".join(pair) for pair in PAIRS]
+QUICK = [
+    # What also converts captures the whole model as a graph in every training.
+    pytest.param(*pair, marks=[pytest.mark.slow] * any(ENTRIES[name].stage == "inference" for name in pair))
+    for pair in PAIRS
+]
 # Of a GPU, or the plan would refuse float16, which is slow on a CPU and trains there all the same.
 SITUATION = Situation("image", "classification", "cuda")
 INTERRUPTED = 5
@@ -41,7 +46,7 @@ def _alone() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize(("one", "other"), PAIRS, ids=IDS)
+@pytest.mark.parametrize(("one", "other"), QUICK, ids=IDS)
 def test_a_pair(one: str, other: str, tmp_path: Path) -> None:
     a, b = made(one), made(other)
     assert a.clash(b) is b.clash(a) is None, "give it parameters with which it may stand beside the other"

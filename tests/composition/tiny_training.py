@@ -36,7 +36,11 @@ PARAMETERS: Mapping[str, tuple[dict[str, Any], ...]] = {
         {"mix": "mixup", "attack": "none", "magnitude": 0.3},
     ),
     "weight_averaging": ({"decay": 0.8}, {"kind": "swa", "start": 0.3}, {"kind": "lawa", "every": 2}),
-    "amp_optimizer": ({"dtype": "bfloat16", "keep_fp32": ["head"]}, {"dtype": "float16"}),
+    "amp_optimizer": (
+        {"dtype": "bfloat16"},
+        {"dtype": "bfloat16", "keep_fp32": ["head"]},
+        {"dtype": "float16"},
+    ),
     "optimizer_selection": ({}, {"kind": "schedule_free"}, {"kind": "lion"}, {"kind": "adamw_8bit"}),
     # Not compiled to machine code: what it composes with is the tracing, and that is done.
     "train_step_compilation": (

@@ -247,7 +247,7 @@ def check(command: list[str], where: str) -> None:
 def routes() -> list[str]:
     """Patterns of the server's paths, from the table of routes in the source."""
     source = (ROOT / "src/fulldeck/serving/app.py").read_text()
-    fixed = re.findall(r'"(/[a-z0-9/]+)": \(', source)
+    fixed = re.findall(r'"(/[a-z0-9/]+)": Route\(', source)
     of_model = re.findall(r'f"\{base\}(/[a-z]+)"', source)
     assert fixed
     assert of_model

@@ -44,13 +44,14 @@ def command(
         ),
     ] = [],  # noqa: B006
     metric_drop: Annotated[
-        float, typer.Option(min=0, help="What the metric may lose on validation data.")
+        float, typer.Option(metavar="DROP", min=0, help="What the metric may lose on validation data.")
     ] = METRIC_DROP,
     agreement: Annotated[
-        float, typer.Option(min=0, max=1, help="Least share of answers that stay the same.")
+        float, typer.Option(metavar="SHARE", min=0, max=1, help="Least share of answers that stay the same.")
     ] = AGREEMENT,
     tune_trials: Annotated[
-        int, typer.Option(min=0, help="Programs that TVM may try while it tunes; 0 does not tune.")
+        int,
+        typer.Option(metavar="N", min=0, help="Programs that TVM may try while it tunes; 0 does not tune."),
     ] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is in the cache.")] = False,
     json: Json = False,

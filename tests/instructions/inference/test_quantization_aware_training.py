@@ -282,6 +282,7 @@ def test_what_it_excludes_has_reasons():
     quantise = QuantizationAwareTraining()
     assert "without blocks to recompute" in quantise.clash(GradientCheckpointing())
     assert "float8 is of layers" in quantise.clash(AmpOptimizer(dtype="float8"))
+    assert "without modules to keep" in quantise.clash(AmpOptimizer(keep_fp32=("head",)))
     assert quantise.clash(AmpOptimizer()) is None
 
 

@@ -332,7 +332,7 @@ def test_with_modules_kept_in_float32_under_mixed_precision():
 def test_a_surgery_gets_its_new_blocks_checkpointed():
     loop = make_loop(GradientCheckpointing())
     loop._label = "surgeon"
-    operate = loop.surgery(lambda model: model.blocks.append(copy.deepcopy(model.blocks[0])))
+    operate = loop.surgery(lambda model: model.blocks.extend([copy.deepcopy(model.blocks[0])]) and None)
     loop.on("batch_start", lambda batch: operate() if loop.step == 1 else None)
     seen = []
     loop.on("batch_start", lambda batch: seen.append(sum("forward" in vars(b) for b in loop.model.blocks)))

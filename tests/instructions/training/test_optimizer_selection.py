@@ -335,7 +335,9 @@ def test_why_a_falling_rate_and_schedule_free_exclude_each_other():
 
 
 def test_why_averaging_and_schedule_free_exclude_each_other():
-    loop = training(OptimizerSelection(kind="schedule_free"), WeightAveraging(), model=network(False))
+    loop = training(
+        OptimizerSelection(kind="schedule_free"), WeightAveraging(unless_worse=False), model=network(False)
+    )
     shipped = loop.fit()
     average = loop.states["weight_averaging"]
     own = [p for group in loop.optimizers[0].param_groups for p in group["params"]]

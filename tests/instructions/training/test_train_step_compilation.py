@@ -310,7 +310,7 @@ def test_a_fault_is_found_without_compiling_anew():
 
 def test_average_mixed_precision_and_adapters_together():
     loop = training(
-        WeightAveraging(decay=0.9),
+        WeightAveraging(decay=0.9, unless_worse=False),
         ParameterEfficientFinetuning(rank=2),
         AmpOptimizer(dtype="bfloat16", keep_fp32=("BatchNorm1d",)),
         step(),

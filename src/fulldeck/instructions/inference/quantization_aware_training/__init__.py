@@ -43,6 +43,7 @@ from fulldeck.candidate import Candidate, Tolerance
 from fulldeck.errors import BadInput, CannotAct, closest, extra
 from fulldeck.instruction import Evidence, Instruction, instruction, param
 from fulldeck.quantization.capture import capture, quiet
+from fulldeck.random_state import random_state, restore_random_state
 from fulldeck.trial import first_batch
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ class QuantizationAwareTraining(Instruction):
         settings = other.model_dump()
         if other.card.name == "amp_optimizer" and settings["dtype"] == "float8":
             return f"{_GRAPH}, and float8 is of layers; write amp_optimizer: {{dtype: bfloat16}}"
+        if other.card.name == "amp_optimizer" and settings["keep_fp32"]:
+            return f"{_GRAPH}, without modules to keep in float32; leave keep_fp32 out"
         if other.card.name == "auto_data_augmentation" and settings["separate_statistics"]:
             return f"{_GRAPH}, with one set of batch statistics; leave separate_statistics out"
         return super().clash(other)
@@ -125,7 +128,10 @@ class QuantizationAwareTraining(Instruction):
             capture(loop.model, _two(inputs))  # now, and not after half of the training
 
         def operate(model: nn.Module) -> nn.Module:
-            return prepare_qat(model, inputs, bit_width=self.bit_width, keep=self.keep)
+            before = random_state()  # capturing draws numbers, which are not the training's
+            prepared = prepare_qat(model, inputs, bit_width=self.bit_width, keep=self.keep)
+            restore_random_state(before)
+            return prepared
 
         begin, figures = loop.surgery(operate), loop.figures()
         start, freeze = self._steps(loop)

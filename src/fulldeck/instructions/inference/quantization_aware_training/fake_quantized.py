@@ -36,6 +36,14 @@ _MODES = {
 """Operators that compute otherwise in training, and which argument says so."""
 
 
+class RoundedActivation(FusedMovingAvgObsFakeQuantize):
+    """Rounds activations of fewer bits too, which mixed precision has: the fused kernel takes float32 only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` rounded, in its own type."""
+        return super().forward(x.float()).to(x.dtype)
+
+
 class FakeQuantized(nn.Module):
     """A captured model with rounded weights (one scale a channel) and activations (8 bits), and float gradients.
 
@@ -175,7 +183,7 @@ def _specs(bit_width: int) -> Specs:
         quant_min=0,
         quant_max=255,
         qscheme=torch.per_tensor_affine,
-        observer_or_fake_quant_ctr=FusedMovingAvgObsFakeQuantize.with_args(
+        observer_or_fake_quant_ctr=RoundedActivation.with_args(
             observer=MovingAverageMinMaxObserver, averaging_constant=FOLLOWING
         ),
     )

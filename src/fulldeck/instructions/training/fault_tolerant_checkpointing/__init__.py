@@ -18,6 +18,7 @@ Reference: Mohan et al. 2021, "CheckFreq", FAST 21 (copy, then write while train
 
 Example:
     >>> import tempfile, torch
+    >>> from fulldeck.checkpoint_folder import CheckpointFolder
     >>> folder, model = tempfile.mkdtemp(), torch.nn.Linear(2, 1)
     >>> with CheckpointFolder(folder, keep_last=2) as kept:
     ...     for step in (10, 20, 30):  # of your own loop; what is written meanwhile costs it nothing
