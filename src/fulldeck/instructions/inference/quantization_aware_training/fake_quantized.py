@@ -36,12 +36,13 @@ _MODES = {
 """Operators that compute otherwise in training, and which argument says so."""
 
 
-class RoundedActivation(FusedMovingAvgObsFakeQuantize):
+class RoundedActivation(FusedMovingAvgObsFakeQuantize):  # type: ignore[misc]
     """Rounds activations of fewer bits too, which mixed precision has: the fused kernel takes float32 only."""
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` rounded, in its own type."""
-        return super().forward(x.float()).to(x.dtype)
+        rounded: Tensor = super().forward(x.float())
+        return rounded.to(x.dtype)
 
 
 class FakeQuantized(nn.Module):
