@@ -69,7 +69,9 @@ def test_nothing_is_lost_with_an_engine_process(tmp_path: Path) -> None:
 def test_time_that_is_still_going_on_counts(tmp_path: Path) -> None:
     """A long batch, and jobs that wait behind it, are seen before they are over."""
     with running(rows_package(tmp_path / "package")) as server, meanwhile() as call, server.stopped():
-        asked = [call(server.infer, "rows", [1, 2, 3]) for _ in range(4)]
+        asked = [call(server.infer, "rows", [1, 2, 3])]
+        eventually(lambda: scrape(server)["fulldeck_engine_busy_seconds_total",] > 0)
+        asked += [call(server.infer, "rows", [1, 2, 3]) for _ in range(3)]
         eventually(lambda: scrape(server)["fulldeck_queue_requests",] == 3)
         one = scrape(server)
         eventually(

@@ -95,6 +95,7 @@ class _Collector(Watcher):
         self.activations = self.gradients = 0
         self.at: Callable[[], None] = self._warm_up
         self.recording = self.counting = False
+        self.compiled_before = _compilations()
 
     def stage(self, title: str) -> None:
         self.tell(title)
@@ -246,15 +247,19 @@ class _Collector(Watcher):
             ceilings=machine,
             memory=memory,
             pipeline=measure_pipeline(loop.loader, loop.data, loop.epoch),
-            recompiles=_recompiles(),
+            recompiles=self._recompiles(),
             model_bytes=memory.weights,
             steps={"warm_up": WARM_UP, "timed": self.timed, "profiled": self.profiled},
         )
 
+    def _recompiles(self) -> int:
+        """Times that torch.compile had to compile a function of this training anew."""
+        before = set(map(id, self.compiled_before))
+        return sum(one.recompile_reason is not None for one in _compilations() if id(one) not in before)
 
-def _recompiles() -> int:
-    """Times that torch.compile had to compile a function anew, in this process."""
+
+def _compilations() -> list[Any]:
+    """What torch tells about each function that it compiled last, in this process."""
     if "torch._dynamo.utils" not in sys.modules:
-        return 0
-    metrics = sys.modules["torch._dynamo.utils"].get_compilation_metrics()
-    return sum(one.recompile_reason is not None for one in metrics)
+        return []
+    return list(sys.modules["torch._dynamo.utils"].get_compilation_metrics())
