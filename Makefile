@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime
 READY := .venv/.ready
 
-.PHONY: help run test test-slow check setup bench torture docs docs-serve generated new
+.PHONY: help run test test-slow test-services check setup bench torture docs docs-serve generated new
 
 help:  ## Show these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -17,6 +17,10 @@ test: check  ## All checks and tests (under 15 minutes)
 
 test-slow: $(READY)  ## The tests that take long
 	$(BIN)/pytest -m slow
+
+test-services: $(READY)  ## The alert chain on a real Prometheus and Alertmanager, which it installs from Debian
+	tests/monitoring/install_services.sh
+	$(BIN)/pytest -m services
 
 check: $(READY)  ## Lint, format, types, import rules, generated files (under a minute)
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,24 @@ def rows_package(folder: Path, **serving: Any) -> Path:
     spec = TensorSpec(name="input", datatype="FP32", shape=(-1, 3))
     constants = {"first": np.array(0, np.int64), "zeros": np.zeros((3, 1), np.float32)}
     return _package(folder, "rows", nodes, constants, spec, 1, TensorEncoder((3,)), (), serving)
+
+
+def work_package(folder: Path, products: int = 24, **serving: Any) -> Path:
+    """`work`: each row costs so many products with a matrix of 4 MB, and answers 0."""
+    size = 1024
+    names = ["input", "first", *(f"product{number}" for number in range(products))]
+    nodes = [helper.make_node("MatMul", ["input", "wide"], ["first"])]
+    nodes += [
+        helper.make_node("MatMul", [before, "square"], [after]) for before, after in pairwise(names[1:])
+    ]
+    nodes.append(helper.make_node("MatMul", [names[-1], "narrow"], ["output"]))
+    spec = TensorSpec(name="input", datatype="FP32", shape=(-1, 3))
+    constants = {
+        "wide": np.zeros((3, size), np.float32),
+        "square": np.zeros((size, size), np.float32),
+        "narrow": np.zeros((size, 1), np.float32),
+    }
+    return _package(folder, "work", nodes, constants, spec, 1, TensorEncoder((3,)), (), serving)
 
 
 def lookup_package(folder: Path, **serving: Any) -> Path:

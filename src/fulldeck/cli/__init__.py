@@ -15,6 +15,7 @@ from fulldeck import __version__
 from fulldeck.cli import (
     compare,
     compile,
+    dashboard,
     diagnose,
     doctor,
     evidence,
@@ -53,6 +54,7 @@ COMMANDS = {
     "diagnose": diagnose,
     "verify": verify,
     "evidence": evidence,
+    "dashboard": dashboard,
 }
 """Name to the module that holds its `command` and an `EXAMPLE`."""
 

@@ -1,16 +1,18 @@
-"""How busy the hardware is: NVML for NVIDIA's GPUs (extra `gpu`), and the processes' own CPU time."""
+"""How busy the processor is with some processes, and what its memory moves."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import psutil
+
+COUNTERS = Path("/sys/fs/resctrl/mon_data")
+"""Where Linux shows the processor's counters of memory traffic, on machines that have them and it is mounted."""
 
 
 @dataclass(frozen=True)
@@ -24,18 +26,32 @@ class Device:
     memory: int | None
     """Bytes in use: of a GPU by everybody, of the CPU resident in these processes."""
     bandwidth: float | None = None
-    """Bytes a second to and from memory, estimated."""
+    """Bytes a second to and from memory."""
+    estimated: bool = True
+    """Whether the bandwidth is an estimate; else hardware has counted it, for all that runs there."""
 
 
 class Processor:
     """CPU time of processes since the reading before, as a share of `cores`."""
 
-    def __init__(self) -> None:
+    def __init__(self, counters: Path = COUNTERS) -> None:
+        self._counters = counters
         self._known: dict[int, tuple[psutil.Process, float]] = {}
         self._then = time.monotonic()
+        self._moved = _moved_bytes(counters)
 
-    def read(self, processes: Iterable[int], cores: int, *, front: int | None = None) -> Device:
-        """Of the `processes` that live, new ones from their start; None without any. Memory counts `front` too."""
+    def read(
+        self,
+        processes: Iterable[int],
+        cores: int,
+        *,
+        front: int | None = None,
+        estimate: float | None = None,
+    ) -> Device:
+        """Of the `processes` that live, new ones from their start; None without any. Memory counts `front` too.
+
+        `estimate` is the bandwidth where the processor does not count it.
+        """
         now = time.monotonic()
         elapsed, self._then = now - self._then, now
         used, memory = 0.0, 0
@@ -53,44 +69,23 @@ class Processor:
                 memory += psutil.Process(front).memory_info().rss
         self._known = found
         utilisation = min(1.0, used / (elapsed * cores)) if found and elapsed > 0 else None
-        return Device("cpu", utilisation, memory or None)
+        counted = self._bandwidth(elapsed)
+        bandwidth = estimate if counted is None else counted
+        return Device("cpu", utilisation, memory or None, bandwidth, estimated=counted is None)
+
+    def _bandwidth(self, elapsed: float) -> float | None:
+        before, self._moved = self._moved, _moved_bytes(self._counters)
+        if before is None or self._moved is None or elapsed <= 0 or self._moved < before:
+            return None
+        return (self._moved - before) / elapsed
 
 
-class Gpus:
-    """NVIDIA's GPUs through NVML; none where its library or a driver is missing."""
-
-    def __init__(self) -> None:
-        self._nvml: Any = None
-        if importlib.util.find_spec("pynvml") is None:
-            return
-        import pynvml
-
-        with contextlib.suppress(pynvml.NVMLError):
-            pynvml.nvmlInit()
-            self._nvml = pynvml
-
-    def read(self) -> list[Device]:
-        """All that are there; what a device refuses to tell is None."""
-        return [] if self._nvml is None else list(self._devices())
-
-    def _devices(self) -> Iterator[Device]:
-        nvml = self._nvml
-        for number in range(nvml.nvmlDeviceGetCount()):
-            handle = nvml.nvmlDeviceGetHandleByIndex(number)
-            busy = memory = bandwidth = None
-            with contextlib.suppress(nvml.NVMLError):
-                rates = nvml.nvmlDeviceGetUtilizationRates(handle)
-                busy = rates.gpu / 100
-                bandwidth = rates.memory / 100 * self._peak(handle)
-            with contextlib.suppress(nvml.NVMLError):
-                memory = int(nvml.nvmlDeviceGetMemoryInfo(handle).used)
-            yield Device(f"gpu{number}", busy, memory, bandwidth)
-
-    def _peak(self, handle: Any) -> float:
-        """Bytes a second that the memory could move: two transfers a clock on a bus of so many bits."""
-        nvml = self._nvml
-        clock = nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_MEM) * 1e6
-        return float(2 * clock * nvml.nvmlDeviceGetMemoryBusWidth(handle) / 8)
+def _moved_bytes(counters: Path) -> int | None:
+    """Bytes to and from memory since the machine's start; None where they are not counted."""
+    try:
+        return sum(int(path.read_text()) for path in counters.glob("mon_L3_*/mbm_total_bytes")) or None
+    except (OSError, ValueError):
+        return None
 
 
 def cores() -> int:

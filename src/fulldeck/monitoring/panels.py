@@ -58,17 +58,19 @@ _DEVICES = (
         "may use.",
     ),
     Panel(
-        "Memory bandwidth, estimated",
+        "Memory bandwidth",
         "bytes_per_second",
         (
             Line(
                 "{{device}}",
-                'sum by (device) (fulldeck_memory_bandwidth_estimated_bytes_per_second{model="$model"})',
+                'sum by (device) (fulldeck_memory_bandwidth_bytes_per_second{model="$model"})\n'
+                'or label_replace(sum by (device) (fulldeck_memory_bandwidth_estimated_bytes_per_second{model="$model"}),'
+                ' "device", "$1, estimated", "device", "(.*)")',
                 "devices.bandwidth",
             ),
         ),
-        "Bytes to and from memory: of a GPU from NVML's share of busy memory time, of the CPU from the bytes that a "
-        "batch and a row move.",
+        "Bytes to and from memory: where the hardware counts them, of all that runs on it; else estimated, of a GPU "
+        "from the share of time that its memory was busy, of the CPU from the bytes of a batch and a row.",
     ),
 )
 _MEMORY = Panel(
@@ -155,7 +157,7 @@ SERVER = (
         (
             Line(
                 "429 and 5xx",
-                _rate("fulldeck_requests_total", ',status=~"429|5.."') + " or vector(0)",
+                _rate("fulldeck_requests_total", ',status=~"429|5.."'),
                 "errors",
             ),
         ),

@@ -23,8 +23,8 @@ from fulldeck.param import param
 
 CARRIED = "scaling"
 """Label under which a package carries its Scaling."""
-LOW, WATCHDOG = "FulldeckLowUtilisation", "FulldeckWatchdog"
-"""The alert that starts scale-in, and the one that always fires, to show that alerts arrive."""
+LOW, HIGH, WATCHDOG = "FulldeckLowUtilisation", "FulldeckHighLoad", "FulldeckWatchdog"
+"""The alerts for fewer and for more replicas, and the one that always fires, to show that alerts arrive."""
 JITTER = 1.5
 """Loads further apart than so many intervals are not consecutive."""
 LINE = 0.5

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from fulldeck.monitoring.devices import Device, Gpus, Processor, cores
+from fulldeck.monitoring.devices import Device, Processor, cores
+from fulldeck.monitoring.gpus import Gpus
 from fulldeck.monitoring.recording import Counts
 from fulldeck.monitoring.scaling import Load
 from fulldeck.monitoring.traffic import Traffic
@@ -67,13 +68,13 @@ class Meter:
     """Reads one server; each meter has readings of its own, so one does not disturb another."""
 
     def __init__(
-        self, metrics: ServerMetrics, queue: JobQueue, supervisor: Supervisor, traffic: Traffic, gpus: Gpus
+        self, metrics: ServerMetrics, queue: JobQueue, supervisor: Supervisor, traffic: Traffic
     ) -> None:
         self._metrics = metrics
         self._queue = queue
         self._supervisor = supervisor
         self._traffic = traffic
-        self._gpus = gpus
+        self._gpus = Gpus()
         self._processor = Processor()
         self._processor.read(supervisor.processes, 1)
         self._latencies: deque[Counts] = deque(maxlen=READINGS_OF_LATENCY)
@@ -99,7 +100,12 @@ class Meter:
         quantiles = {name: histogram.quantile(recent, share) for name, share in QUANTILES.items()}
         moved = (batches * self._traffic.batch + rows * self._traffic.row) / seconds
         room = min(cores(), max(1, ready) * self._supervisor.threads)
-        cpu = self._processor.read(self._supervisor.processes, room, front=os.getpid())
+        cpu = self._processor.read(
+            self._supervisor.processes,
+            room,
+            front=os.getpid(),
+            estimate=moved if self._traffic.batch else None,
+        )
         return Reading(
             at=time.time(),
             seconds=seconds,
@@ -112,7 +118,7 @@ class Meter:
             **quantiles,
             replicas_ready=ready,
             replicas_wanted=self._supervisor.replicas,
-            devices=(replace(cpu, bandwidth=moved if self._traffic.batch else None), *self._gpus.read()),
+            devices=(cpu, *self._gpus.read()),
         )
 
     def _read_totals(self) -> tuple[float, ...]:
@@ -139,11 +145,10 @@ def mean_of(readings: Sequence[Reading]) -> Reading:
     for device in last.devices:
         same = [one for reading in readings for one in reading.devices if one.name == device.name]
         devices.append(
-            Device(
-                device.name,
-                _mean([one.utilisation for one in same]),
-                device.memory,
-                _mean([one.bandwidth for one in same]),
+            replace(
+                device,
+                utilisation=_mean([one.utilisation for one in same]),
+                bandwidth=_mean([one.bandwidth for one in same if one.estimated == device.estimated]),
             )
         )
     return replace(last, devices=tuple(devices))

@@ -27,6 +27,8 @@ STALE_SECONDS = 5.0
 """Age from which a reading is no longer shown."""
 INFERENCE = ("infer", "predict")
 """Routes that run the model; the others have no latency to speak of."""
+EXPECTED = (200, 400, 429, 500, 503, 504)
+"""Statuses that inference is counted by from the start."""
 
 
 class ServerMetrics:
@@ -34,7 +36,9 @@ class ServerMetrics:
 
     def __init__(self, model: str) -> None:
         self.model = model
-        self.answers: dict[tuple[str, int], Counter] = {}
+        # Those that rules and charts ask for are there from the start: what first appears with its first answer
+        # has not grown, as Prometheus sees it.
+        self.answers = {(route, status): Counter() for route in INFERENCE for status in EXPECTED}
         """(route, status) to the number of answers."""
         self.latency = {route: Histogram(SECONDS) for route in INFERENCE}
         """Seconds from a request's complete arrival to its answer, by route, of answers below 400."""
@@ -170,22 +174,38 @@ class Exposition:
 
 
 def device_families(devices: Iterable[Device], model: str) -> Iterator[Metric]:
-    """Utilisation, memory and bandwidth of each device, as far as they are known."""
+    """Utilisation, memory and bandwidth of each device, as far as known; and how many devices there are."""
     from prometheus_client.core import GaugeMetricFamily
 
-    families = {
-        "utilisation": ("fulldeck_utilisation_ratio", "Share of the device that is used."),
-        "memory": ("fulldeck_memory_used_bytes", "Memory in use."),
-        "bandwidth": (
+    devices = list(devices)
+    count = GaugeMetricFamily(
+        "fulldeck_devices", "Devices; fewer utilisations mean that one is not known.", labels=("model",)
+    )
+    if devices:
+        count.add_metric((model,), len(devices))
+    yield count
+    for name, said, figures in (
+        (
+            "fulldeck_utilisation_ratio",
+            "Share of the device that is used.",
+            [device.utilisation for device in devices],
+        ),
+        ("fulldeck_memory_used_bytes", "Memory in use.", [device.memory for device in devices]),
+        (
+            "fulldeck_memory_bandwidth_bytes_per_second",
+            "Bytes to and from memory, counted by the hardware for all that runs on it.",
+            [None if device.estimated else device.bandwidth for device in devices],
+        ),
+        (
             "fulldeck_memory_bandwidth_estimated_bytes_per_second",
             "Bytes to and from memory, estimated: of a GPU from its share of busy memory time, of the CPU from "
             "the bytes of a batch and a row.",
+            [device.bandwidth if device.estimated else None for device in devices],
         ),
-    }
-    for field, (name, said) in families.items():
+    ):
         family = GaugeMetricFamily(name, said, labels=("model", "device"))
-        for device in devices:
-            if (value := getattr(device, field)) is not None:
+        for device, value in zip(devices, figures, strict=True):
+            if value is not None:
                 family.add_metric((model, device.name), value)
         yield family
 

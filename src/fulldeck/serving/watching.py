@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from fulldeck.monitoring.devices import Gpus
 from fulldeck.monitoring.panels import SERVER
 from fulldeck.monitoring.scaling import Controller, Load, Scaling
 from fulldeck.monitoring.traffic import CARRIED, Traffic
@@ -37,10 +36,9 @@ def watch(
     guarded: bool,
 ) -> list[Coroutine[Any, Any, None]]:
     """Give `app` the routes that show the server, and return what must run meanwhile."""
-    gpus = Gpus()
     scaler = None
     if scaling is not None:
-        meter = Meter(metrics, queue, supervisor, moved, gpus)
+        meter = Meter(metrics, queue, supervisor, moved)
 
         def load() -> Load:
             return meter.read().load()
@@ -49,7 +47,7 @@ def watch(
         app.add("/alerts", "POST", scaler.answer, "alerts")
     events = EventStream(scaler.decisions if scaler is not None else None)
     exposition = Exposition(metrics, queue, supervisor)
-    monitor = Monitor(Meter(metrics, queue, supervisor, moved, gpus), exposition, events)
+    monitor = Monitor(Meter(metrics, queue, supervisor, moved), exposition, events)
     page = Page(metrics.model, scaling)
     app.add("/metrics", "GET", monitor.answer, "metrics")
     app.add("/ui", "GET", page.answer, "ui")

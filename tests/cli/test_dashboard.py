@@ -1,0 +1,49 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.serving.packages import sum_package
+
+from .conftest import Answer
+
+Cli = Callable[..., Answer]
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sum_package(tmp_path_factory.mktemp("run") / "package")
+
+
+def test_it_writes_the_folder_and_says_what_to_start(cli: Cli, package: Path, tmp_path: Path) -> None:
+    out = tmp_path / "my monitoring"
+    answer = cli("dashboard", package, "--out", out)
+    assert answer.code == 0
+    assert (out / "prometheus.yml").is_file()
+    assert f"FULLDECK_TOKEN=$(cat '{out}'/token) fulldeck serve {package}" in answer.out
+    assert f"docker compose --project-directory '{out}' up" in answer.out
+    assert (out / "token").read_text() not in answer.out
+
+
+def test_json_has_files_and_commands(cli: Cli, package: Path, tmp_path: Path) -> None:
+    answer = cli("dashboard", package, "--out", tmp_path / "m", "--server", "127.0.0.1:9", "--json")
+    found = answer.json
+    assert found["servers"] == ["127.0.0.1:9"]
+    assert {"prometheus.yml", "rules.yml", "alertmanager.yml", "compose.yaml", "token"} <= set(found["files"])
+    for name in found["files"]:
+        assert (Path(found["folder"]) / name).is_file()
+    assert set(found["start"]) == {"server", "containers", "prometheus", "alertmanager"}
+
+
+def test_bad_input_is_one_line(cli: Cli, package: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    for words, message in (
+        ([package, "--server", "nowhere"], 'an address is HOST:PORT, such as 127.0.0.1:8000, got "nowhere"'),
+        ([package, "--out", tmp_path], "exists and is not a monitoring folder; give a new one"),
+        ([tmp_path / "absent"], "does not exist"),
+    ):
+        answer = cli("dashboard", "--out", tmp_path / "m", *words)
+        assert answer.code == 2
+        assert message in answer.err
+        assert len(answer.err.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
