@@ -43,6 +43,12 @@ def _rate(metric: str, extra: str = "") -> str:
     return f'sum(rate({metric}{{model="$model"{extra}}}[$__rate_interval]))'
 
 
+_BANDWIDTH = """\
+sum by (device) (fulldeck_memory_bandwidth_bytes_per_second{model="$model"})
+or label_replace(
+  sum by (device) (fulldeck_memory_bandwidth_estimated_bytes_per_second{model="$model"}),
+  "device", "$1, estimated", "device", "(.*)"
+)"""
 _DEVICES = (
     Panel(
         "Utilisation",
@@ -63,9 +69,7 @@ _DEVICES = (
         (
             Line(
                 "{{device}}",
-                'sum by (device) (fulldeck_memory_bandwidth_bytes_per_second{model="$model"})\n'
-                'or label_replace(sum by (device) (fulldeck_memory_bandwidth_estimated_bytes_per_second{model="$model"}),'
-                ' "device", "$1, estimated", "device", "(.*)")',
+                _BANDWIDTH,
                 "devices.bandwidth",
             ),
         ),
