@@ -66,7 +66,7 @@ def test_idle_replicas_go_one_half_at_a_time_and_no_request_is_lost(tmp_path: Pa
 
 def test_replicas_come_when_requests_wait(tmp_path: Path) -> None:
     """The one replica is slow (stopped by turns), so a queue forms; the new one takes it."""
-    package = sum_package(tmp_path / "package", workers=1)
+    package = sum_package(tmp_path / "package", workers=1, max_batch=1)
     with scaled(package, min_replicas=1, max_replicas=2) as server, meanwhile(8) as call:
         (first,) = server.workers
         os.kill(first, signal.SIGSTOP)
