@@ -36,6 +36,8 @@ from fulldeck.instructions.training.amp_optimizer import low_precision_share as 
 from fulldeck.instructions.training.amp_optimizer import mixed_precision as mixed_precision
 from fulldeck.instructions.training.amp_optimizer import pick_dtype as pick_dtype
 from fulldeck.instructions.training.amp_optimizer import plain_attention as plain_attention
+from fulldeck.instructions.training.distributed_data_parallel import DistributedDataParallel as DistributedDataParallel
+from fulldeck.instructions.training.distributed_data_parallel import replicate as replicate
 from fulldeck.instructions.training.dynamic_batch_scheduler import DynamicBatchScheduler as DynamicBatchScheduler
 from fulldeck.instructions.training.dynamic_batch_scheduler import largest_batch as largest_batch
 from fulldeck.instructions.training.dynamic_batch_scheduler import token_budget_batches as token_budget_batches

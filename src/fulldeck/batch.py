@@ -21,11 +21,20 @@ Metric = Callable[[Tensor, Tensor], float | Tensor]
 
 @dataclass(slots=True)
 class Batch:
-    """What one optimizer step is computed from. `weight` is its number of samples (or tokens)."""
+    """What one optimizer step is computed from: `weight` is its number of samples (or tokens).
+
+    Of several processes each has a share of it; `weight` is then that of the mean share.
+    """
 
     inputs: Tensors
     targets: Tensor
     weight: float = 0.0
+    whole: Tensor | None = None
+    """The targets of all processes together; None for a process alone."""
+    first: int = 0
+    """The place in the whole of the first row here."""
+    idle: bool = False
+    """There was no row left for this process: it computes one that counts nothing, for the company."""
 
 
 @dataclass(slots=True)
@@ -40,6 +49,8 @@ class Part:
     """`weight` as a share of the whole batch's."""
     start: int = 0
     """Where the part begins in the batch, in samples."""
+    last: bool = False
+    """Whether the gradient of the batch is whole after this one."""
     outputs: Any = None
     loss: Tensor | None = None
     terms: list[Tensor] = field(default_factory=list)
@@ -50,11 +61,28 @@ def split_batch(batch: Batch, size: int, weigh: Callable[[Tensor], float] = len)
     parts = []
     for start in range(0, len(batch.targets), size):
         chosen = slice(start, start + size)
-        inputs = batch.inputs
-        some = inputs[chosen] if isinstance(inputs, Tensor) else {k: v[chosen] for k, v in inputs.items()}
         targets = batch.targets[chosen]
-        parts.append(Part(some, targets, weigh(targets), start=start))
+        parts.append(Part(rows_of(batch.inputs, chosen), targets, weigh(targets), start=start))
     return parts
+
+
+def split_evenly(batch: Batch, count: int, weigh: Callable[[Tensor], float] = len) -> list[Part]:
+    """`count` parts, as even as can be; for want of rows, the last ones have one that counts nothing."""
+    rows = len(batch.targets)
+    parts: list[Part] = []
+    for number in range(count):
+        chosen = slice(number * rows // count, (number + 1) * rows // count)
+        empty = chosen.start == chosen.stop
+        if empty:
+            chosen = slice(rows - 1, rows)
+        inputs, targets = rows_of(batch.inputs, chosen), batch.targets[chosen]
+        parts.append(Part(inputs, targets, 0.0 if empty else weigh(targets), start=chosen.start))
+    return parts
+
+
+def rows_of(inputs: Tensors, chosen: slice) -> Tensors:
+    """Some rows of one tensor, or of several by name."""
+    return inputs[chosen] if isinstance(inputs, Tensor) else {k: v[chosen] for k, v in inputs.items()}
 
 
 def call(model: nn.Module, inputs: Tensors) -> Any:

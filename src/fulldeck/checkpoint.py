@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fulldeck.checkpoint_ranks import Ranks
 from fulldeck.errors import BadInput
 from fulldeck.files import write_bytes
+from fulldeck.ranks import Ranks
 from fulldeck.spread_tensor import is_spread, whole
 
 if TYPE_CHECKING:

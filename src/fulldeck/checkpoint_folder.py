@@ -23,7 +23,6 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Literal, Self
 
 from fulldeck.checkpoint import encode
-from fulldeck.checkpoint_ranks import Ranks
 from fulldeck.checkpoint_shards import (
     MANIFEST,
     Damaged,
@@ -40,6 +39,7 @@ from fulldeck.errors import BadInput
 from fulldeck.figures import lower_is_better
 from fulldeck.host_copy import HostCopy
 from fulldeck.logs import tree as log
+from fulldeck.ranks import Ranks
 
 PATIENCE = 10.0
 """Seconds that a training of several processes which fails waits for its last checkpoint."""

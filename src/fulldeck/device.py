@@ -7,6 +7,7 @@ import os
 import torch
 
 from fulldeck.errors import BadInput
+from fulldeck.together import local
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -25,7 +26,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def cpu_threads() -> int:
-    """OMP_NUM_THREADS if it is set, else the cores that this process may use.
+    """OMP_NUM_THREADS if it is set, else the cores that this process may use, shared with those beside it.
 
     Not what torch says at the moment: results depend on the number of threads in their last bits, so it must
     not depend on what else ran in this process.
@@ -33,4 +34,6 @@ def cpu_threads() -> int:
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     if wanted.isdigit() and int(wanted):
         return int(wanted)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    _, here = local()
+    return max(cores // here, 1)

@@ -36,6 +36,18 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM ended the training; the message says what was kept. A run goes on with `--resume`."""
 
 
+class LostRank(RunFailed):
+    """One of the processes of a training is lost, so the others stopped. A run goes on with `--resume`."""
+
+
+class SaidElsewhere(RuntimeError):
+    """One of several processes ends for a `reason` that another one tells."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
 def closest(name: str, names: Iterable[str]) -> str:
     """Return `; did you mean X?` for the valid name nearest to `name`, or the empty string."""
     near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fulldeck.diagnosis.findings import Findings
     from fulldeck.evidence.outcome import Outcome
     from fulldeck.service import Service
+    from fulldeck.together import Together
     from fulldeck.training_loop import TrainingLoop
 
 __all__ = [
@@ -213,6 +214,10 @@ class Instruction(Declared):
     @classmethod
     def predict(cls, findings: Findings) -> Prediction | None:
         """What this instruction would do, as far as the figures of a diagnosis say so; None: they do not."""
+        return None
+
+    def together(self) -> Together | None:
+        """How the processes that train together find each other, if this one spreads the training over several."""
         return None
 
     # The doors -------------------------------------------------------------------------------------

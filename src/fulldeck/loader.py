@@ -71,12 +71,21 @@ class BatchLoader:
 
     def batches(self, epoch: int = 0, skip: int = 0) -> Iterator[tuple[Tensors, Tensor]]:
         """The batches of `epoch`, without the first `skip`."""
+        for chosen in self.rows(epoch, skip):
+            yield self.inputs(chosen), self.targets(chosen)
+
+    def rows(self, epoch: int = 0, skip: int = 0) -> Iterator[npt.NDArray[np.int64]]:
+        """Which examples each of these batches has."""
         indices = self.sampler.indices(epoch)
         for start in range(skip * self.batch_size, len(indices), self.batch_size):
-            chosen = indices[start : start + self.batch_size]
-            yield self._inputs(chosen), self._targets[torch.from_numpy(chosen)]
+            yield indices[start : start + self.batch_size]
 
-    def _inputs(self, chosen: npt.NDArray[np.int64]) -> Tensors:
+    def targets(self, chosen: npt.NDArray[np.int64]) -> Tensor:
+        """Those of the examples `chosen`."""
+        return self._targets[torch.from_numpy(chosen)]
+
+    def inputs(self, chosen: npt.NDArray[np.int64]) -> Tensors:
+        """The examples `chosen`, encoded."""
         if self._encoded is None:
             encoded = self.encoder.encode(self.examples.take(chosen).inputs)
         else:

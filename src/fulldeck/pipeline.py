@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from fulldeck.candidate import Artifact, Candidate
 from fulldeck.data import Data
@@ -38,7 +39,11 @@ from fulldeck.instruction import Instruction, Situation
 from fulldeck.loader import BatchLoader, ShuffledSampler
 from fulldeck.machine import describe_machine, peak_memory
 from fulldeck.planner import Plan, Step, make_plan
+from fulldeck.process_group import joined, leave
 from fulldeck.progress import default_watcher
+from fulldeck.random_state import seed_all
+from fulldeck.rank_agreement import refuse_other_data, refuse_other_model, refuse_other_work
+from fulldeck.ranks import Ranks
 from fulldeck.recipe import Recipe, make_recipe, read_recipe
 from fulldeck.rehearsal import rehearse
 from fulldeck.report import write_report
@@ -46,6 +51,7 @@ from fulldeck.run_folder import EVALUATION, PLAN, RunFolder
 from fulldeck.run_log import RunLog
 from fulldeck.service import Service
 from fulldeck.splitting import with_default_split
+from fulldeck.together import Together, job, restarted
 from fulldeck.tracking import Tracking
 from fulldeck.training_loop import TrainingLoop
 from fulldeck.watcher import Watcher, Watchers
@@ -82,16 +88,29 @@ def run(
     plan = make_plan(made, situation(made))
     for tracker in made.trackers:
         tracker.check()
-    text = made.to_yaml()
-    folder = (
-        RunFolder.unfinished(Path(out), made.name, text)
-        if resume
-        else RunFolder.create(Path(out), made.name, text)
-    )
-    with folder.locked():
-        if resume:
-            tidy(folder.path)
-        return Execution(plan, folder, resume, watcher or default_watcher()).finish()
+    with joined(together(plan), plan.situation.device) as ranks:
+        if ranks.world_size > 1:
+            refuse_other_work(ranks, made.to_yaml())
+        path, resume = ranks.first(lambda: _folder(made, Path(out), resume))
+        folder = RunFolder(path)
+        if ranks.rank > 0:
+            return Execution(plan, folder, resume, Watcher(), ranks).assist()
+        with folder.locked():
+            if resume:
+                tidy(path)
+            return Execution(plan, folder, resume, watcher or default_watcher(), ranks).finish()
+
+
+def _folder(recipe: Recipe, out: Path, resume: bool) -> tuple[Path, bool]:
+    """A new folder, or that of a run which is to be gone on with; and whether it is."""
+    text, name, begun_by = recipe.to_yaml(), recipe.name, job()
+    if resume:
+        return RunFolder.unfinished(out, name, text).path, True
+    if (begun_by is not None or restarted()) and (
+        begun := RunFolder.of_job(out, name, text, begun_by, restarted())
+    ):
+        return begun.path, True
+    return RunFolder.create(out, name, text, begun_by).path, False
 
 
 def plan(
@@ -129,15 +148,28 @@ def situation(recipe: Recipe) -> Situation:
     return Situation(workload.data_kind, workload.task, pick_device(recipe.train.device).type)
 
 
-class Execution:
-    """One execution of a plan in its folder; `service` is what it comes to."""
+def together(plan: Plan) -> Together | None:
+    """How several processes would train the plan, if an instruction of it spreads the training over them."""
+    offers = (instruction.together() for instruction in plan.acting.values())
+    return next((offer for offer in offers if offer is not None), None)
 
-    def __init__(self, plan: Plan, folder: RunFolder, resume: bool, watcher: Watcher) -> None:
+
+class Execution:
+    """One execution of a plan in its folder; `service` is what it comes to.
+
+    Of several processes (`ranks`) the first one `finish`es; the others `assist` it until the model is trained.
+    """
+
+    def __init__(
+        self, plan: Plan, folder: RunFolder, resume: bool, watcher: Watcher, ranks: Ranks | None = None
+    ) -> None:
         self.plan = plan
         self.folder = folder
         self.resume = resume
+        self.ranks = ranks or Ranks(together=False)
+        first = self.ranks.rank == 0
         tracking = Tracking(plan.recipe, folder.path, self._note)
-        self.watcher = Watchers([tracking, RunLog(), watcher])
+        self.watcher = Watchers([tracking, RunLog(), watcher] if first else [])
         self.workload = plan.recipe.workload
         self.settings: dict[str, Any] = plan.recipe.resolved()["train"]
         self.reports: dict[str, dict[str, Any]] = {step.label: _report(step) for step in plan.steps}
@@ -187,13 +219,14 @@ class Execution:
         self.watcher.finished(self.result)
         return self.result
 
+    def assist(self) -> dict[str, Any]:
+        """Load, prepare and train as the first rank does, and write nothing; what is left to do is that one's."""
+        self.fit(self.load())
+        return {"run": str(self.folder.path), "status": "assisted", "rank": self.ranks.rank}
+
     def execute(self) -> None:
         """The pipeline."""
-        torch.set_num_threads(self.settings.get("threads") or cpu_threads())
-        with self._stage("load"):
-            data = self.workload.load()
-        with self._stage("prepare"):
-            data = self.prepare(data)
+        data = self.load()
         with self._stage("train"):
             candidate = self.train(data)
         with self._stage("optimise"):
@@ -204,6 +237,19 @@ class Execution:
             self.service = self.configure(candidate)
         with self._stage("rehearse"):
             self.rehearse(self.service)
+
+    def load(self) -> Data:
+        """The workload's data, through all `prepare` doors."""
+        torch.set_num_threads(self.settings.get("threads") or cpu_threads())
+        if self.ranks.world_size > 1:
+            seed_all(self.settings["seed"])  # or a factory that draws its data would give each rank others
+        with self._stage("load"):
+            data = self.workload.load()
+        with self._stage("prepare"):
+            data = self.prepare(data)
+            if self.ranks.world_size > 1:
+                refuse_other_data(self.ranks, data)
+            return data
 
     def prepare(self, data: Data) -> Data:
         """All `prepare` doors; then a split, if none was made, and the encoder."""
@@ -221,15 +267,25 @@ class Execution:
         self._tell(data, told)
         return data
 
-    def train(self, data: Data) -> Candidate:
-        """All `attach` doors, and the training."""
+    def fit(self, data: Data) -> tuple[TrainingLoop, nn.Module]:
+        """All `attach` doors, and the training: by all ranks, which part when it is over."""
         torch.manual_seed(self.settings["seed"])
         loop = self.loop(data)
+        if self.ranks.world_size > 1:
+            loop.ranks = self.ranks
+            refuse_other_model(self.ranks, loop.model)
         for step in self._acting("attach"):
             self._attach(step, loop)
         self.watcher.training(loop)
         self.began = True
         module = loop.fit(resume=self.resume)
+        self.ranks.gather("done")
+        leave()
+        return loop, module
+
+    def train(self, data: Data) -> Candidate:
+        """The trained model, and what the training came to."""
+        loop, module = self.fit(data)
         if loop.stopped is not None:
             self._note(f"training stopped after epoch {loop.epoch}: {loop.stopped}")
         for reason, count in loop.skipped.items():

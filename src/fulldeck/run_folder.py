@@ -25,7 +25,7 @@ from fulldeck.recipe_changes import changed_settings, describe_changes, flags_ba
 
 RECIPE, PLAN, RESULT, METRICS = "recipe.yaml", "plan.json", "result.json", "metrics.jsonl"
 EVALUATION = "evaluation.json"
-_LOCK = ".lock"
+_LOCK, _JOB = ".lock", ".job"
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, out: Path, name: str, recipe: str) -> Self:
-        """Make a new folder below `out` that holds the resolved recipe.
+    def create(cls, out: Path, name: str, recipe: str, job: str | None = None) -> Self:
+        """Make a new folder below `out` that holds the resolved recipe, and the launcher's `job` if there is one.
 
         Raises BadInput if `out` cannot be written.
         """
@@ -47,6 +47,8 @@ class RunFolder:
             for part in (new.artifacts, new.checkpoints):
                 part.mkdir(parents=True)
             write_text(new.path / RECIPE, recipe)
+            if job is not None:
+                write_text(new.path / _JOB, job)
             # It takes its name when it is whole, so a crash leaves no folder that cannot go on.
             count = 1
             while True:
@@ -72,13 +74,7 @@ class RunFolder:
 
         Raises BadInput if there is none; where one of the same name has other settings, saying which.
         """
-        named = re.compile(rf"\d{{8}}-\d{{6}}-{re.escape(name)}(-\d+)?")
-        found = [
-            cls(path)
-            for path in sorted(out.glob(f"*-{name}*"), reverse=True)
-            if named.fullmatch(path.name) and not path.is_symlink() and (path / RECIPE).is_file()
-        ]
-        unfinished = [run for run in found if run.status() != "finished" and not run._is_locked()]
+        unfinished = cls._unfinished(out, name)
         for run in unfinished:
             if (run.path / RECIPE).read_text() == recipe:
                 return run
@@ -93,6 +89,30 @@ class RunFolder:
             f"there is no unfinished run of this very recipe below {out}; {newest} differs in "
             f"{describe_changes(changes)}: go on with it {remedy}, or {without}"
         )
+
+    @classmethod
+    def of_job(cls, out: Path, name: str, recipe: str, job: str | None, again: bool) -> Self | None:
+        """The unfinished run that an earlier start of this `job` began; None if there is none.
+
+        `again`: the launcher names no job, and says that this is no first start.
+        """
+        for run in cls._unfinished(out, name):
+            file = run.path / _JOB
+            begun_by = file.read_text() if file.is_file() else None
+            if (run.path / RECIPE).read_text() == recipe and (begun_by == job if job is not None else again):
+                return run
+        return None
+
+    @classmethod
+    def _unfinished(cls, out: Path, name: str) -> list[Self]:
+        """Runs of that name that have not finished and are not running now, the newest first."""
+        named = re.compile(rf"\d{{8}}-\d{{6}}-{re.escape(name)}(-\d+)?")
+        found = [
+            cls(path)
+            for path in sorted(out.glob(f"*-{name}*"), reverse=True)
+            if named.fullmatch(path.name) and not path.is_symlink() and (path / RECIPE).is_file()
+        ]
+        return [run for run in found if run.status() != "finished" and not run._is_locked()]
 
     @property
     def artifacts(self) -> Path:

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from fulldeck.ranks import Ranks
 
 IGNORED = -100
 """The target of a token that is not to be predicted, as in `torch.nn.functional.cross_entropy`."""
@@ -45,28 +49,43 @@ class TokenMean:
 def score(
     batches: Iterable[tuple[Tensor, Tensor]],
     figures: Mapping[str, Callable[[Tensor, Tensor], Tensor | float]],
+    ranks: Ranks | None = None,
 ) -> dict[str, float]:
-    """Every figure of the outputs and targets of all batches together.
+    """Every figure of the outputs and targets of all batches together, those of all `ranks`.
 
-    A TokenMean is added up (in double precision); outputs are kept only if there is any other.
+    A TokenMean is added up (in double precision); outputs are kept only if there is any other. Of each batch
+    a rank gives its rows; the figures are computed on the first one, so that all decide by the same numbers.
     """
     means = {name: figure for name, figure in figures.items() if isinstance(figure, TokenMean)}
-    others = {name: figure for name, figure in figures.items() if name not in means}
-    totals, counts = dict.fromkeys(means, 0.0), dict.fromkeys(means, 0)
-    kept: list[tuple[Tensor, Tensor]] = []
+    keep = len(means) < len(figures)
+    totals, kept = dict.fromkeys(means, (0.0, 0)), []
     for outputs, targets in batches:
         for name, mean in means.items():
             total, count = mean.total(outputs, targets)
-            totals[name] += float(total)
-            counts[name] += count
-        if others:
+            before = totals[name]
+            totals[name] = before[0] + float(total), before[1] + count
+        if keep:
             kept.append((outputs, targets))
-    whole = (torch.cat([o for o, _ in kept]), torch.cat([t for _, t in kept])) if kept else None
+    if ranks is None or ranks.world_size == 1:
+        return _figures(figures, [(totals, kept)])
+    every = ranks.gather_first((totals, kept))
+    return ranks.first(lambda: _figures(figures, every))
+
+
+def _figures(
+    figures: Mapping[str, Callable[[Tensor, Tensor], Tensor | float]],
+    every: list[tuple[dict[str, tuple[float, int]], list[tuple[Tensor, Tensor]]]],
+) -> dict[str, float]:
+    """The figures of what each rank gives: totals and counts, and the rows of each batch that it has."""
+    rows = [pair for batch in zip(*(kept for _, kept in every), strict=True) for pair in batch]
+    whole = (torch.cat([o for o, _ in rows]), torch.cat([t for _, t in rows])) if rows else None
     found = {}
     for name, figure in figures.items():
         if isinstance(figure, TokenMean):
-            value = torch.tensor(totals[name] / max(counts[name], 1), dtype=torch.float64)
-            found[name] = float(figure.finish(value))
+            total, count = (
+                sum(values) for values in zip(*(totals[name] for totals, _ in every), strict=True)
+            )
+            found[name] = float(figure.finish(torch.tensor(total / max(count, 1), dtype=torch.float64)))
         elif whole is not None:
             found[name] = float(figure(*whole))
     return found

@@ -5,7 +5,7 @@ The loop owns zero_grad, backward and step. Instructions change it in five ways,
 - `on(event, handler)`: be told; `around(phase, wrapper)`: wrap a phase (see `fulldeck.hooks`).
 - `keep(state)`: let checkpoints hold an object that has `state_dict` and `load_state_dict`.
 - replace an attribute: `loader`, `loader.sampler`, `split`, `weigh`, `build_optimizers`, `loss_scale`,
-  `checkpoints`.
+  `checkpoints`, `ranks`.
 - `wrap_model`, `companion`, `deploy_with`, `surgery`: change or accompany the model (see there).
 """
 
@@ -23,7 +23,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fulldeck.batch import Batch, LossFunction, Metric, Part, call, split_batch, to_device
+from fulldeck.batch import (
+    Batch,
+    LossFunction,
+    Metric,
+    Part,
+    call,
+    split_batch,
+    split_evenly,
+    to_device,
+)
 from fulldeck.checkpoint import Checkpoints, LastCheckpoint
 from fulldeck.device import pick_device
 from fulldeck.errors import RunFailed
@@ -32,7 +41,18 @@ from fulldeck.instruction import check_attachable, labels
 from fulldeck.loader import Loader, as_loader
 from fulldeck.loss_log import LossLog
 from fulldeck.random_state import seed_all
-from fulldeck.step_clock import BACKWARD, DATA, FORWARD, INSTRUCTIONS, OPTIMIZER, TRANSFER, StepClock
+from fulldeck.rank_share import most_rows, shares
+from fulldeck.ranks import Ranks
+from fulldeck.step_clock import (
+    BACKWARD,
+    COMMUNICATION,
+    DATA,
+    FORWARD,
+    INSTRUCTIONS,
+    OPTIMIZER,
+    TRANSFER,
+    StepClock,
+)
 from fulldeck.token_mean import score
 from fulldeck.training_state import restore_training_state, training_state
 
@@ -95,6 +115,8 @@ class TrainingLoop:
         # A loss that is no mean over the samples says what it is a mean over.
         self.weigh: Callable[[Tensor], float] = getattr(loss, "weigh", len)
         self.loss_scale: float | Tensor = 1.0
+        # Of several processes each computes its share of every batch; losses and decisions are those of all.
+        self.ranks = Ranks(together=False)
 
         self.optimizers: list[torch.optim.Optimizer] = []
         self.epoch = 0
@@ -199,6 +221,11 @@ class TrainingLoop:
         """All that is trained: the model's parameters and its companions'."""
         return [p for p in (*self.model.parameters(), *self.companions.parameters()) if p.requires_grad]
 
+    def batches(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        """The batches of `epoch` without the first `skip`: of each one this process's share, not yet moved."""
+        ranks = self.ranks
+        return shares(self.loader, epoch, skip, rank=ranks.rank, world_size=ranks.world_size)
+
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in one epoch."""
@@ -256,14 +283,16 @@ class TrainingLoop:
         clock, now, device = self.clock.seconds, time.perf_counter, self.device
         on_host = device.type == "cpu"
         steps = self.max_steps if self.max_steps is not None else math.inf
-        batches = self.loader.batches(self.epoch, self.step_in_epoch)
+        batches = self.batches(self.epoch, self.step_in_epoch)
         due = None if self.checkpoints is None else self.checkpoints.due
         started = now()
-        for inputs, targets in batches:
+        for batch in batches:
             fetched = now()
             if not on_host:  # even to stay where it is costs a tensor a microsecond
-                inputs, targets = to_device(inputs, device), to_device(targets, device)
-            batch = Batch(inputs, targets)
+                batch.inputs, batch.targets = (
+                    to_device(batch.inputs, device),
+                    to_device(batch.targets, device),
+                )
             moved = now()
             clock[DATA] += fetched - started
             clock[TRANSFER] += moved - fetched
@@ -286,7 +315,10 @@ class TrainingLoop:
         """One optimizer step, with all that is hooked into it, on a batch that is on the device."""
         clock, now = self.clock.seconds, time.perf_counter
         start = now()
-        batch.weight = self.weigh(batch.targets)
+        if batch.whole is None:
+            batch.weight = self.weigh(batch.targets)
+        else:
+            batch.weight = self.weigh(batch.whole) / self.ranks.world_size
         for handler in self._batch_start:
             handler(batch)
         started = now()
@@ -314,13 +346,15 @@ class TrainingLoop:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss: Tensor | float = 0.0
-        for part in self.split(batch):
+        parts = self.split(batch)
+        parts[-1].last = True
+        for part in parts:
             if self._part_start:
                 start = time.perf_counter()
                 for handler in self._part_start:
                     handler(part)
                 self.clock.seconds[INSTRUCTIONS] += time.perf_counter() - start
-            part.share = part.weight / batch.weight
+            part.share = 0.0 if batch.idle else part.weight / batch.weight
             self._phase_part(part)
             for handler in self._after_backward:
                 handler(part)
@@ -329,6 +363,10 @@ class TrainingLoop:
             # Not detached where it need not be: that alone costs microseconds.
             loss = part.loss if part.share == 1.0 else loss + part.loss.detach() * part.share
         assert isinstance(loss, Tensor)
+        if batch.whole is not None:
+            start = time.perf_counter()
+            loss = self.ranks.mean(loss)
+            self.clock.seconds[COMMUNICATION] += time.perf_counter() - start
         self.last_loss = loss
 
     def _part(self, part: Part) -> None:
@@ -360,6 +398,9 @@ class TrainingLoop:
 
     def _split(self, batch: Batch) -> Sequence[Part]:
         size = self.micro_batch
+        if batch.whole is not None:  # all ranks have as many parts as whoever has most rows
+            most = most_rows(len(batch.whole), self.ranks.world_size)
+            return split_evenly(batch, -(-most // (size or most)), self.weigh)
         if size is None or size >= len(batch.targets):
             return [Part(batch.inputs, batch.targets, batch.weight)]
         return split_batch(batch, size, self.weigh)
@@ -406,19 +447,22 @@ class TrainingLoop:
 
     @torch.no_grad()
     def evaluate(self, loader: Loader | Iterable[Any]) -> dict[str, float]:
-        """Loss and metrics of the model as deployed, over all batches of `loader`."""
-        return score(self._predictions(loader), {"loss": self.loss, **self.metrics})
+        """Loss and metrics of the model as deployed, over all batches of `loader`: the same on all ranks."""
+        return score(self._predictions(loader), {"loss": self.loss, **self.metrics}, self.ranks)
 
     @torch.no_grad()
     def predict(self, loader: Loader | Iterable[Any]) -> tuple[Tensor, Tensor]:
-        """Outputs and targets of the model as deployed, over all batches, on the CPU."""
+        """Outputs and targets of the model as deployed, over all batches (of each this rank's share), on the CPU."""
         outputs, targets = zip(*self._predictions(loader), strict=True)
         return torch.cat(outputs), torch.cat(targets)
 
     def _predictions(self, loader: Loader | Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+        ranks = self.ranks
         with self.deployed() as model:
-            for inputs, target in as_loader(loader).batches(0):
-                yield call(model, to_device(inputs, self.device)).float().cpu(), target.cpu()
+            for batch in shares(as_loader(loader), rank=ranks.rank, world_size=ranks.world_size):
+                outputs = call(model, to_device(batch.inputs, self.device)).float().cpu()
+                rows = slice(0, 0) if batch.idle else slice(None)
+                yield outputs[rows], batch.targets[rows].cpu()
 
     def learning_rate(self) -> float:
         """That of the first group of the first optimizer."""

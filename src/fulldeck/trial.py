@@ -30,8 +30,7 @@ def trial(loop: TrainingLoop) -> Iterator[Callable[[], float]]:
     batches = _endless(loop)
 
     def step() -> float:
-        inputs, targets = next(batches)
-        loop.run_step(Batch(to_device(inputs, loop.device), to_device(targets, loop.device)))
+        loop.run_step(_moved(next(batches), loop))
         loop.step += 1
         assert loop.last_loss is not None
         return float(loop.last_loss.detach())
@@ -47,19 +46,24 @@ def trial(loop: TrainingLoop) -> Iterator[Callable[[], float]]:
 
 
 def first_batch(loop: TrainingLoop) -> Batch:
-    """The first batch of the training, on its device, without the loader or the random state noticing."""
+    """This process's share of the first batch, on its device, without the loader or the random state noticing."""
     random = random_state()
     keeps: Any = loop.loader if hasattr(loop.loader, "load_state_dict") else None
     place = keeps.state_dict() if keeps is not None else None
-    inputs, targets = next(iter(loop.loader.batches(0)))
+    batch = _moved(next(loop.batches(0)), loop)
     if keeps is not None:
         keeps.load_state_dict(place)
     restore_random_state(random)
-    return Batch(to_device(inputs, loop.device), to_device(targets, loop.device))
+    return batch
 
 
-def _endless(loop: TrainingLoop) -> Generator[Any]:
+def _moved(batch: Batch, loop: TrainingLoop) -> Batch:
+    batch.inputs, batch.targets = to_device(batch.inputs, loop.device), to_device(batch.targets, loop.device)
+    return batch
+
+
+def _endless(loop: TrainingLoop) -> Generator[Batch]:
     epoch = 0
     while True:
-        yield from loop.loader.batches(epoch)
+        yield from loop.batches(epoch)
         epoch += 1

@@ -33,7 +33,8 @@ from fulldeck.cli import (
     verify,
 )
 from fulldeck.cli.output import Interrupted, width, write_error
-from fulldeck.errors import BadInput, RunFailed
+from fulldeck.cli.several import exit_code, lost, silent
+from fulldeck.errors import BadInput, LostRank, RunFailed, SaidElsewhere
 from fulldeck.logs import on_standard_error
 
 COMMANDS = {
@@ -97,8 +98,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return refuse(error.format_message(), error.exit_code)
         except BadInput as error:
             return refuse(str(error), 2)
+        except LostRank as error:
+            return refuse(lost(error), exit_code(error))
         except RunFailed as error:
             return refuse(str(error), 1)
+        except SaidElsewhere as error:
+            return silent(error)
         except Interrupted as error:
             return refuse(str(error), 130)
         return refuse("interrupted", 130) if code == 130 else code

@@ -10,6 +10,7 @@ import typer
 
 from fulldeck.cli.completion import recipe_names
 from fulldeck.cli.output import Interrupted, Json, LogJson, Quiet, write_json
+from fulldeck.cli.several import launched
 from fulldeck.logs import collect
 
 EXAMPLE = "fulldeck run digits --set train.epochs=3"
@@ -39,6 +40,16 @@ def command(
     ] = False,
     settings: Settings = [],  # noqa: B006
     out: Annotated[Path, typer.Option(help="The parent of run folders.")] = Path("runs"),
+    nproc: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Train in so many processes on this machine; left out: one, or one for each of gpu_ids.",
+        ),
+    ] = None,
+    restarts: Annotated[
+        int, typer.Option(min=0, help="With several processes: how often to go on if one of them is lost.")
+    ] = 3,
     json: Json = False,
     quiet: Quiet = False,
     log_json: LogJson = False,
@@ -47,16 +58,24 @@ def command(
 
     With --quiet one line is written at the end: the run's folder and its metrics.
     """
+    from fulldeck.cli.launching import launch, processes
     from fulldeck.pipeline import run
     from fulldeck.progress import LastingConsole, Progress
 
+    if launched() is None:
+        number, settings = processes(recipe, settings, nproc)
+        if number > 1:
+            flags = {"--resume": resume, "--json": json, "--quiet": quiet, "--log-json": log_json}
+            words = ["run", recipe, *_flags(settings, out), *(flag for flag, given in flags.items() if given)]
+            raise typer.Exit(launch(words, number, restarts, tell=lambda text: typer.echo(text, err=True)))
     collect()
     progress = Progress(LastingConsole(stderr=json, quiet=quiet or log_json, highlight=False, markup=False))
     try:
         result = run(recipe, settings=settings, out=out, resume=resume, watcher=progress)
     except KeyboardInterrupt as stop:
-        words = ["fulldeck", "run", recipe, *(word for item in settings for word in ("--set", item))]
-        words += ["--out", str(out)] if out != Path("runs") else []
+        given = launched() or nproc
+        words = ["fulldeck", "run", recipe, *_flags(settings, out)]
+        words += [] if given is None else ["--nproc", str(given)]
         how = shlex.join([*words, "--resume"])
         began = progress.folder is not None
         raise Interrupted(
@@ -64,9 +83,16 @@ def command(
             if began
             else "interrupted before the run began"
         ) from None
+    if result["status"] == "assisted":
+        return
     if json:
         write_json(result)
     else:
         from fulldeck.cli.summary import write_line, write_summary
 
         (write_line if quiet else write_summary)(result)
+
+
+def _flags(settings: list[str], out: Path) -> list[str]:
+    words = [word for item in settings for word in ("--set", item)]
+    return words if out == Path("runs") else [*words, "--out", str(out)]

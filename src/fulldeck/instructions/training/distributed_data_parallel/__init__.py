@@ -1,0 +1,129 @@
+"""Train on several processes at once, each with a copy of the model and a share of every batch (DDP).
+
+Each process computes its share of the batch that one process would compute, and while the backward pass goes on
+gradients are added up over all of them; so every copy makes the same step. The batch of a recipe is that of all
+processes together: the same recipe learns the same on any number of them, up to rounding. Metrics, early
+stopping, schedules and checkpoints are those of all; the first process alone writes. Of a batch that is computed
+in parts, gradients are exchanged once. What waiting for the exchange costs a step is measured and reported.
+
+    fulldeck run recipe.yaml --nproc 2                                  two processes on this machine
+    torchrun --nnodes 4 --nproc-per-node 8 ... -m fulldeck run recipe.yaml   on many, elastic
+
+Three things are not the same as in one process: batch-norm takes its statistics from each share (SyncBatchNorm
+on GPUs), dropout draws other masks, and 16-bit compression rounds gradients. Runs in which that happens say so.
+
+Use when: a step takes long, and there are several GPUs or machines; on one machine without GPUs it gains nothing
+over threads.
+Avoid when: the model does not fit into the memory of one (fully_sharded_training); steps are shorter than the
+exchange of the gradients.
+Reference: Li et al. 2020, arXiv:2006.15704. The work is done by torch.nn.parallel.DistributedDataParallel.
+
+Example:
+    >>> import torch, torch.distributed as dist
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # torchrun has many
+    >>> model = torch.nn.Linear(4, 2)
+    >>> replicas = replicate(model, compression="bfloat16")
+    >>> replicas(torch.ones(3, 4)).sum().backward()  # of your own loop, on this process's rows
+    >>> model.weight.grad[0].tolist()  # the mean over the processes
+    [3.0, 3.0, 3.0, 3.0]
+    >>> dist.destroy_process_group()
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from fulldeck.errors import BadInput
+from fulldeck.instruction import Evidence, Instruction, Situation, instruction, param
+from fulldeck.instructions.training.distributed_data_parallel.exchange import (
+    Compression,
+    refuse_compression,
+    replicate,
+)
+from fulldeck.instructions.training.distributed_data_parallel.replicated_training import ReplicatedTraining
+from fulldeck.process_group import join, pick_backend
+from fulldeck.rank_random import draw_apart
+from fulldeck.together import Together
+
+if TYPE_CHECKING:
+    from fulldeck.training_loop import TrainingLoop
+
+__all__ = ["DistributedDataParallel", "replicate"]
+
+
+@instruction(
+    22,
+    stage="training",
+    touches={"sharding"},
+    before={"touches:graph": "what is compiled and timed is this process's share of a batch"},
+    conflicts={
+        "fully_sharded_training": "both spread the training over processes; leave one out, this one if the model "
+        "does not fit into one device"
+    },
+    recipe_key="distributed",
+    evidence=Evidence(workload="stdlib_text", metric="exposed_communication_ms", expect="<= 0.5x"),
+)
+class DistributedDataParallel(Instruction):
+    backend: Literal["auto", "nccl", "xccl", "gloo", "mpi", "ucc"] = param(
+        "auto", doc="What exchanges: auto is nccl for CUDA, xccl for Intel GPUs, gloo for the CPU."
+    )
+    init_method: str | None = param(
+        None,
+        doc="Where processes meet, as tcp://host:port or file:///path; left out: as the launcher says (env://).",
+    )
+    gpu_ids: tuple[int, ...] = param(
+        (), doc="GPUs of this machine, one process each; left out: the first ones."
+    )
+    find_unused_parameters: bool = param(
+        False, doc="For models that do not use every parameter in every step; costs a walk over the graph."
+    )
+    gradient_predivide_factor: float | None = param(
+        None,
+        gt=0,
+        doc="What gradients are divided by before they are added, the rest after; left out: by all of it before. "
+        "Guards 16-bit sums against overflow; it moves no fewer bytes.",
+    )
+    bucket_mb: float = param(
+        25.0, gt=0, search=(5.0, 25.0, 100.0), doc="Megabytes of gradients that are exchanged at once."
+    )
+    static_graph: bool = param(
+        False, doc="The same parameters are used in the same order in every step: DDP may rely on it."
+    )
+    compression: Compression = param(
+        "none",
+        search=("none", "bfloat16"),
+        doc="What is exchanged: gradients as they are, or with fewer bits.",
+    )
+    timeout_seconds: float = param(
+        600.0, gt=0, doc="How long a process waits for the others before it takes them for lost."
+    )
+
+    def together(self) -> Together:
+        return Together(self.backend, self.init_method, self.gpu_ids, self.timeout_seconds)
+
+    def cannot(self, situation: Situation) -> str | None:
+        """With a backend that is not there, or with what this device cannot do."""
+        if self.gpu_ids and situation.device == "cpu":
+            return "gpu_ids names GPUs, and this training is on the CPU; leave gpu_ids out"
+        try:
+            if self.backend != "auto":
+                pick_backend(self.backend, situation.device)
+            refuse_compression(self.compression, situation.device)
+        except BadInput as error:
+            return str(error)
+        return super().cannot(situation)
+
+    def attach(self, loop: TrainingLoop) -> None:
+        """Exchange gradients with the other processes that a launcher started; alone, do nothing.
+
+        Raises what `fulldeck.process_group.join` raises.
+        """
+        loop.ranks = join(self.together(), loop.device.type)
+        if loop.ranks.world_size == 1:
+            return
+        training = ReplicatedTraining(self, loop)
+        loop.wrap_model(training.wrap)
+        loop.around("gradients", training.gradients)
+        draw_apart(loop)
+        loop.around("part", training.part)
+        loop.on("hand_over", training.release)

@@ -1,0 +1,131 @@
+"""How the gradients of several processes become one: what DDP's hook sends, and how long it is waited for.
+
+No postponed annotations here: DDP looks at those of its hook.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fulldeck.errors import BadInput
+
+Compression = Literal["none", "bfloat16", "float16", "powersgd"]
+
+_NARROW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+RANK, EXACT_STEPS = 2, 100
+"""Of PowerSGD: columns of its factors, and the first steps, in which nothing is compressed."""
+
+
+class Exchange:
+    """The hook of a DDP module: gradients are divided, perhaps narrowed, and added up over the processes."""
+
+    def __init__(self, compression: Compression = "none", predivide: float | None = None) -> None:
+        world_size = dist.get_world_size()
+        self.narrow = _NARROW.get(compression)
+        self.before = float(world_size) if predivide is None else predivide
+        self.after = world_size / self.before
+        self.powersgd: Callable[[Any], torch.futures.Future[Tensor]] | None = (
+            _powersgd() if compression == "powersgd" else None
+        )
+        self.sent: float | None = None
+        """When the last bucket was sent; None while it is still to come."""
+
+    def waited(self) -> float | None:
+        """Seconds since the last bucket was sent; None if it was not, because gradients are missing."""
+        return None if self.sent is None else time.perf_counter() - self.sent
+
+    def hook(self, state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]
+        """What DDP calls when a bucket of gradients is complete."""
+        compressed = None if self.powersgd is None else self.powersgd(bucket)
+        future = self._add_up(bucket.buffer()) if compressed is None else compressed
+        if bucket.is_last():
+            self.sent = time.perf_counter()
+        return future
+
+    def _add_up(self, gradients: Tensor) -> torch.futures.Future[torch.Tensor]:
+        sending = gradients if self.narrow is None else gradients.to(self.narrow)
+        if self.before != 1.0:
+            sending.div_(self.before)
+        work = dist.all_reduce(sending, async_op=True)
+        assert work is not None, "every rank is in the group"
+
+        def added(done: torch.futures.Future[list[Tensor]]) -> Tensor:
+            total = done.value()[0]
+            if self.after != 1.0:
+                total.div_(self.after)
+            return total if self.narrow is None else gradients.copy_(total)
+
+        future: torch.futures.Future[torch.Tensor] = work.get_future().then(added)
+        return future
+
+
+class Whole(nn.Module):
+    """A model with what is trained beside it, as one: DDP exchanges the gradients of what it is given."""
+
+    def __init__(self, model: nn.Module, companions: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.companions = companions
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """What the model computes."""
+        return self.model(*inputs, **named)
+
+
+class Replicas(DistributedDataParallel):
+    """DDP, and the exchange that is its hook."""
+
+    exchange: Exchange
+
+
+def refuse_compression(compression: Compression, device_type: str) -> None:
+    """Raise BadInput for what the backend of such a device cannot do."""
+    if compression == "powersgd" and device_type == "cpu":
+        raise BadInput(
+            "compression: powersgd aborts on gloo, which exchanges what lies on a CPU; write compression: bfloat16"
+        )
+
+
+def replicate(
+    model: nn.Module,
+    *,
+    compression: Compression = "none",
+    gradient_predivide_factor: float | None = None,
+    bucket_mb: float = 25.0,
+    find_unused_parameters: bool = False,
+    static_graph: bool = False,
+) -> Replicas:
+    """torch's DistributedDataParallel around `model`, which exchanges gradients as said; train it as usual.
+
+    The process group is there. `compression` narrows what is sent (none, bfloat16, float16, powersgd), gradients
+    are divided by `gradient_predivide_factor` before they are added up and by the rest of the number of processes
+    afterwards. Raises BadInput for a compression that the backend cannot do.
+    """
+    device = next(model.parameters()).device
+    refuse_compression(compression, device.type)
+    replicas = Replicas(
+        model,
+        device_ids=None if device.type == "cpu" else [device],
+        find_unused_parameters=find_unused_parameters,
+        static_graph=static_graph,
+        bucket_cap_mb=bucket_mb,
+        gradient_as_bucket_view=True,
+    )
+    replicas.broadcast_buffers = (
+        False  # not in each forward pass; as an argument it would be left out at first too
+    )
+    replicas.exchange = Exchange(compression, gradient_predivide_factor)
+    replicas.register_comm_hook(None, replicas.exchange.hook)
+    return replicas
+
+
+def _powersgd() -> Any:
+    from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+
+    state = PowerSGDState(None, matrix_approximation_rank=RANK, start_powerSGD_iter=EXACT_STEPS)
+    return lambda bucket: powerSGD_hook(state, bucket)

@@ -1,0 +1,98 @@
+"""One training whose model is replicated: when gradients are exchanged, what else is kept equal, what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from fulldeck.batch_norm import running_statistics
+from fulldeck.errors import RunFailed
+from fulldeck.instructions.training.distributed_data_parallel.exchange import Replicas, Whole, replicate
+from fulldeck.step_clock import BACKWARD, COMMUNICATION
+
+if TYPE_CHECKING:
+    from fulldeck.batch import Batch, Part
+    from fulldeck.instructions.training.distributed_data_parallel import DistributedDataParallel
+    from fulldeck.training_loop import TrainingLoop
+
+NAMED = 3
+"""Parameters that a message names at most."""
+
+
+class ReplicatedTraining:
+    """The replica of this rank: its gradient is the mean over the ranks once a batch's last part is computed."""
+
+    def __init__(self, instruction: DistributedDataParallel, loop: TrainingLoop) -> None:
+        self.instruction = instruction
+        self.loop = loop
+        self.replicas: Replicas | None = None
+        self.figures = loop.figures()
+        self.waited = 0.0
+        self.steps = 0
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Put DDP around the model and its companions; rank 0's weights are those of all from here on."""
+        own = self.instruction
+        self.replicas = None  # the hooks of one before this must be gone
+        self.statistics = list(running_statistics(model).values())
+        if not any(parameter.requires_grad for parameter in self.loop.parameters()):
+            return model
+        self.replicas = replicate(
+            Whole(model, self.loop.companions),
+            compression=own.compression,
+            gradient_predivide_factor=own.gradient_predivide_factor,
+            bucket_mb=own.bucket_mb,
+            find_unused_parameters=own.find_unused_parameters,
+            static_graph=own.static_graph,
+        )
+        self.replicas.require_backward_grad_sync = False
+        return self.replicas
+
+    def part(self, part: Part, inner: Callable[[Part], None]) -> None:
+        """Gradients are exchanged while the last part's are computed, and for no other part."""
+        if self.replicas is None or not part.last:
+            inner(part)
+            return
+        exchange = self.replicas.exchange
+        exchange.sent = None
+        self.replicas.require_backward_grad_sync = True
+        try:
+            inner(part)
+        finally:
+            self.replicas.require_backward_grad_sync = False
+        waited = exchange.waited()
+        if waited is None:
+            raise RunFailed(self._missing())
+        self.loop.clock.seconds[BACKWARD] -= waited
+        self.loop.clock.seconds[COMMUNICATION] += waited
+
+    def gradients(self, batch: Batch, inner: Callable[[Batch], None]) -> None:
+        """Batch-norm's statistics are gathered from each rank's rows: keep their mean."""
+        inner(batch)
+        if self.statistics:
+            flat = self.loop.ranks.mean(torch.cat([one.flatten() for one in self.statistics]))
+            sizes = [one.numel() for one in self.statistics]
+            with torch.no_grad():
+                for statistic, mean in zip(self.statistics, torch.split(flat, sizes), strict=True):
+                    statistic.copy_(mean.view_as(statistic))
+
+    def release(self) -> None:
+        """The model is on its own again."""
+        self.loop.module = self.loop.model
+        self.replicas = None
+
+    def _missing(self) -> str:
+        named = (
+            (name, parameter)
+            for module in (self.loop.model, self.loop.companions)
+            for name, parameter in module.named_parameters()
+        )
+        unused = [name for name, parameter in named if parameter.requires_grad and parameter.grad is None]
+        more = f" and {len(unused) - NAMED} more" if len(unused) > NAMED else ""
+        return (
+            f"distributed_data_parallel: no gradient came for {', '.join(unused[:NAMED])}{more} in step "
+            f"{self.loop.step}, and the other ranks wait for it; write find_unused_parameters: true"
+        )

@@ -1,0 +1,173 @@
+"""Run by test_parity.py: each case is trained by one process, and by two with the same batches."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fulldeck.data import Data, Examples
+from fulldeck.encoders.tensor import TensorEncoder
+from fulldeck.instruction import Instruction
+from fulldeck.instructions.training.distributed_data_parallel import DistributedDataParallel
+from fulldeck.instructions.training.early_stopping import EarlyStopping
+from fulldeck.instructions.training.gradient_stabilization import GradientStabilization
+from fulldeck.instructions.training.lr_scheduler import LrScheduler
+from fulldeck.instructions.training.weight_averaging import WeightAveraging
+from fulldeck.loader import BatchLoader, ShuffledSampler
+from fulldeck.token_mean import IGNORED, TokenMean
+from fulldeck.training_loop import TrainingLoop
+from fulldeck.workload import accuracy, foreseen, surprise
+from tests.ranks.two_ranks import in_two, meeting
+
+ROWS, BATCH = 49, 16
+"""The last batch has one row, so that one of two ranks has none."""
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.norm(self.linear(x)).relu()
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 16), nn.Sequential(Block(16), Block(16)), nn.Linear(16, 3))
+
+
+def rows() -> Data:
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(ROWS, 8)).astype(np.float32)
+    targets = inputs[:, :3].argmax(1)
+    train = Examples(inputs, targets)
+    validation = train.take(np.arange(0, ROWS, 2))
+    return Data(
+        "rows", "tensor", "classification", train, validation, None, ("0", "1", "2"), TensorEncoder((8,))
+    )
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(11, 16), nn.Linear(16, 11)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.embedding(x).cumsum(1).tanh())
+
+
+def tokens() -> Data:
+    """Rows in which between none and nine of ten tokens count."""
+    random = np.random.default_rng(0)
+    ids = random.integers(0, 11, (ROWS, 10))
+    targets = np.roll(ids, -1, axis=1)
+    targets[np.arange(10)[None] >= random.integers(0, 10, ROWS)[:, None]] = IGNORED
+    targets[0] = ids[0]
+    both = Examples(ids, targets)
+    return Data("ids", "tokens", "language_modelling", both, both, None, (), TensorEncoder((10,), "int64"))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training: its instructions, and what else it is made of."""
+
+    instructions: tuple[Instruction, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    data: Callable[[], Data] = rows
+    network: Callable[[], nn.Module] = network
+    loss: Any = nn.functional.cross_entropy
+    metrics: Mapping[str, Any] = field(default_factory=lambda: {"accuracy": accuracy})
+    epochs: int = 3
+    rate: float = 0.01
+
+
+CASES: Mapping[str, Case] = {
+    "plain": Case(),
+    "parts": Case(settings={"micro_batch": 3}),
+    "tokens": Case(
+        data=tokens,
+        network=Tokens,
+        loss=TokenMean(surprise),
+        metrics={"accuracy": TokenMean(foreseen), "perplexity": TokenMean(surprise, torch.exp)},
+        settings={"micro_batch": 5},
+    ),
+    "clipping and skipping": Case(
+        (GradientStabilization(limit=0.05, spike_factor=1.05, quantile=0.5),), epochs=9, rate=0.05
+    ),
+    "early stopping of an average": Case(
+        (WeightAveraging(decay=0.9), EarlyStopping(patience=1)), epochs=30, rate=0.3
+    ),
+    "plateau": Case((LrScheduler(kind="plateau", patience=0),), epochs=8, rate=0.3),
+    "range test": Case((LrScheduler(range_test=True),)),
+}
+
+
+def training(case: Case, together: bool, folder: Path, **settings: Any) -> TrainingLoop:
+    torch.manual_seed(0)
+    data = case.data()
+    assert data.encoder is not None
+    assert data.validation is not None
+    loop = TrainingLoop(
+        case.network(),
+        BatchLoader(data.train, data.encoder, BATCH, ShuffledSampler(len(data.train), seed=0)),
+        case.loss,
+        epochs=case.epochs,
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=case.rate),
+        validation=BatchLoader(data.validation, data.encoder, 9),
+        metrics=case.metrics,
+        device="cpu",
+        data=data,
+        **case.settings,
+        **settings,
+    )
+    if together:
+        place = meeting(folder)
+        loop.attach(
+            DistributedDataParallel(init_method=place.init_method, timeout_seconds=place.timeout_seconds),
+            "distributed_data_parallel",
+        )
+    for one in case.instructions:
+        loop.attach(one, one.card.name)
+    return loop
+
+
+def found(case: Case, together: bool, folder: Path) -> dict[str, Any]:
+    """What a training comes to."""
+    loop = training(case, together, folder)
+    losses: list[float] = []
+    loop.on("step_end", lambda batch: losses.append(float(loop.last_loss.detach())))  # type: ignore[union-attr]
+    model = loop.fit()
+    return {
+        "losses": losses,
+        "history": loop.history,
+        "weights": {name: tensor.tolist() for name, tensor in model.state_dict().items()},
+        "stopped": loop.stopped,
+        "skipped": loop.skipped,
+        "epochs": loop.epoch,
+        "steps": loop.step,
+        "rate": loop.learning_rate(),
+        "reported": loop.reported,
+        "notes": loop.notes,
+    }
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    alone = {name: found(case, False, folder) for name, case in CASES.items()}
+    both = in_two(
+        lambda rank: {name: found(case, True, folder) for name, case in CASES.items()}, folder / "both"
+    )
+    (folder / "found.json").write_text(json.dumps({"alone": alone, "rank0": both[0], "rank1": both[1]}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Two processes learn what one does from the same batches: the same losses, up to rounding, and the same decisions.
+
+The models have no batch statistics and no dropout. One process imports torch and forks; all cases run in it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.ranks.parity_process import CASES
+
+DECISIONS = ("stopped", "skipped", "epochs", "steps", "notes")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("parity")
+    root = Path(__file__).parents[2]
+    subprocess.run(
+        [sys.executable, "-m", "tests.ranks.parity_process", str(folder)], check=True, cwd=root, timeout=200
+    )
+    result: dict[str, Any] = json.loads((folder / "found.json").read_text())
+    return result
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_learn_what_one_does(found: dict[str, Any], name: str) -> None:
+    alone, both = found["alone"][name], found["rank0"][name]
+    for decision in DECISIONS:
+        assert both[decision] == alone[decision], decision
+    assert both["rate"] == pytest.approx(alone["rate"], rel=1e-6)
+    np.testing.assert_allclose(both["losses"], alone["losses"], rtol=1e-4, atol=1e-5)
+    for weight, values in alone["weights"].items():
+        np.testing.assert_allclose(both["weights"][weight], values, rtol=1e-3, atol=1e-4, err_msg=weight)
+    for one, other in zip(both["history"], alone["history"], strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_all_ranks_have_the_same_bits(found: dict[str, Any], name: str) -> None:
+    first, second = found["rank0"][name], found["rank1"][name]
+    for what in ("weights", "losses", "history", *DECISIONS):
+        assert first[what] == second[what], what
+
+
+def test_the_cases_decide_something(found: dict[str, Any]) -> None:
+    assert found["alone"]["clipping and skipping"]["skipped"]
+    assert found["alone"]["early stopping of an average"]["stopped"]
+    assert found["alone"]["plateau"]["rate"] < CASES["plateau"].rate
+    assert found["alone"]["range test"]["rate"] != CASES["range test"].rate
