@@ -15,9 +15,14 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from torch import nn
 
+    from fulldeck.batch import Metric
     from fulldeck.data import Data, Examples
 
 Array = npt.NDArray[Any]
+
+MAX_ROWS, MAX_VALUES = 2_000, 2**26
+"""Validation rows that a candidate is judged on, and values that their outputs may have together (a
+language model has as many for each token as its vocabulary is large); more would change little."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,9 @@ class Candidate:
 
     `artifacts` are in the order in which they were made; the last one, if any, is what will be served,
     otherwise the module itself is. `precision` is that of the module's weights. `carried` holds what
-    earlier doors left, under the label of the instruction. `lineage` names what was done, in order.
+    earlier doors left, under the label of the instruction. `judged_by` are the workload's metrics, of which
+    the gate compares the first; empty: the usual ones of the task. `lineage` names what was done, in order;
+    `notes` are for the user.
     """
 
     name: str
@@ -69,7 +76,9 @@ class Candidate:
     precision: str = "fp32"
     carried: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: MappingProxyType({}))
+    judged_by: Mapping[str, Metric] = field(default_factory=lambda: MappingProxyType({}))
     lineage: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def artifact(self) -> Artifact | None:
@@ -83,6 +92,10 @@ class Candidate:
     def carrying(self, label: str, value: Any) -> Self:
         """The same candidate, with `value` left under `label` for a later door."""
         return replace(self, carried=MappingProxyType({**self.carried, label: value}))
+
+    def telling(self, note: str) -> Self:
+        """The same candidate, with one line more that the user should know."""
+        return replace(self, notes=(*self.notes, note))
 
     def example(self, rows: int = 2) -> dict[str, Array]:
         """The first `rows` validation examples as the model's inputs, by name."""
@@ -113,3 +126,9 @@ class Candidate:
             for start in range(0, rows, batch)
         ]
         return np.concatenate([next(iter(part.values())) for part in parts])
+
+
+def judged_rows(candidate: Candidate) -> int:
+    """How many of the judged examples a conversion is compared on."""
+    values = candidate.run(candidate.example(1)).size
+    return max(1, min(MAX_ROWS, len(candidate.judged), MAX_VALUES // values))

@@ -15,15 +15,12 @@ import numpy.typing as npt
 import torch
 
 from fulldeck.batch import Metric
-from fulldeck.candidate import Candidate, Tolerance
+from fulldeck.candidate import Candidate, Tolerance, judged_rows
 from fulldeck.data import Examples
 from fulldeck.figures import lower_is_better
 from fulldeck.parity import agreement, parity
 from fulldeck.token_mean import score
 
-MAX_ROWS, MAX_VALUES = 2_000, 2**26
-"""Validation rows that a candidate is judged on, and values that their outputs may have together (a
-language model has as many for each token as its vocabulary is large); more would change little."""
 NEARLY_ALL = 0.98
 """Share of equal answers below which a conversion is remarked on."""
 SLOWER = 1.2
@@ -60,12 +57,6 @@ def measure(candidate: Candidate, metrics: Mapping[str, Metric]) -> Measured:
         size_in_bytes(candidate),
         1000 * float(np.median(times)),
     )
-
-
-def judged_rows(candidate: Candidate) -> int:
-    """How many of the judged examples a conversion is compared on."""
-    values = candidate.run(candidate.example(1)).size
-    return max(1, min(MAX_ROWS, len(candidate.judged), MAX_VALUES // values))
 
 
 def scores_of_many(

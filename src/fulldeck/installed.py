@@ -38,6 +38,15 @@ def needs(owner: Distribution, extra: str | None = None) -> list[Need]:
     return [_need(one) for one in _requirements(owner, extra)]
 
 
+def is_installed(name: str) -> bool:
+    """Whether the distribution `name` is here."""
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
 def missing_packages(owner: Distribution, extra: str) -> list[str]:
     """The packages of `owner`'s extra that are not here in a version that it takes."""
     return [need.name for need in needs(owner, extra) if not need.met]

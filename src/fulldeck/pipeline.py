@@ -28,13 +28,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from fulldeck.candidate import Artifact, Candidate
+from fulldeck.candidate import Artifact, Candidate, judged_rows
 from fulldeck.data import Data
 from fulldeck.device import cpu_threads, pick_device
 from fulldeck.errors import BadInput, CannotAct, RunFailed
 from fulldeck.evaluation import evaluate
 from fulldeck.files import plain, tidy, write_json
-from fulldeck.gate import breaches, cautions, changes, judged_rows, measure, scores, scores_of_many
+from fulldeck.gate import breaches, cautions, changes, measure, scores, scores_of_many
 from fulldeck.instruction import Instruction, Situation
 from fulldeck.loader import BatchLoader, ShuffledSampler
 from fulldeck.machine import describe_machine, peak_memory
@@ -306,6 +306,7 @@ class Execution:
             data=data,
             folder=self.folder.artifacts,
             carried=MappingProxyType({**data.carried, **loop.carried}),
+            judged_by=self.workload.metrics(data),
             lineage=tuple(self.plan.acting),
         )
 
@@ -346,6 +347,8 @@ class Execution:
             after_step = self._open(step, "optimise", step.instruction.optimise, candidate)
             if after_step is candidate:
                 continue
+            for note in after_step.notes[len(candidate.notes) :]:
+                self._note(note)
             after = measure(after_step, metrics)
             self._applied(step, changes(before, after))
             for caution in cautions(before, after):

@@ -86,9 +86,7 @@ class Workload(Declared):
         For language modelling that is the share of tokens foreseen: what instructions may lose is meant in
         points of it. Perplexity is in its exponent, so no fixed loss of it fits every model.
         """
-        if data.task == "language_modelling":
-            return {"accuracy": TokenMean(foreseen), "perplexity": TokenMean(surprise, torch.exp)}
-        return {"accuracy": accuracy} if data.task == "classification" else {"r2": r2}
+        return usual_metrics(data.task)
 
     def samples(self, candidate: Candidate) -> list[dict[str, str]]:
         """What a language model writes: `prompt` and `text` of each sample. Others have none."""
@@ -108,6 +106,13 @@ class Workload(Declared):
             return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, fused=True)
 
         return build
+
+
+def usual_metrics(task: str) -> Mapping[str, Metric]:
+    """What a task is judged by where nobody says otherwise; the first is the one that gates compare."""
+    if task == "language_modelling":
+        return {"accuracy": TokenMean(foreseen), "perplexity": TokenMean(surprise, torch.exp)}
+    return {"accuracy": accuracy} if task == "classification" else {"r2": r2}
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> float:

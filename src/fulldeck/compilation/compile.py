@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fulldeck.candidate import Candidate, Tolerance
+from fulldeck.candidate import Candidate, Tolerance, judged_rows
 from fulldeck.compilation.arm import (
     ROWS_AT_ONCE,
     Arm,
@@ -39,7 +39,6 @@ from fulldeck.engines.tensorrt import NAME as TENSORRT
 from fulldeck.engines.tensorrt import STRONGLY_TYPED_SINCE, trtexec
 from fulldeck.errors import BadInput, RunFailed
 from fulldeck.files import sha256, write_json, write_with
-from fulldeck.gate import judged_rows
 from fulldeck.machine import describe_machine
 from fulldeck.networks import describe
 from fulldeck.package import MANIFEST, Package, PackagedModel, add_form

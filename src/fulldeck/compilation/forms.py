@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -101,20 +102,18 @@ def _makers(touching: frozenset[str]) -> Iterator[Entry]:
 
 
 def _ways(entry: Entry, candidate: Candidate) -> Iterator[tuple[str, Instruction]]:
-    """What the instruction suggests for the data, and the same with each other value of WAYS."""
+    """What the instruction suggests for the data, with all values of WAYS together that it takes."""
     suggested, _ = entry.load().suggest(candidate.data)
-    seen = set()
-    for name in WAYS:
-        for value in entry.parameters.get(name, {}).get("search", ()):
-            instruction = suggested.replace(**{name: value})
-            if instruction not in seen:
-                seen.add(instruction)
-                yield (
-                    "-".join(str(getattr(instruction, way)) for way in WAYS if hasattr(instruction, way)),
-                    instruction,
-                )
-    if suggested not in seen:
+    declared = {name: entry.parameters.get(name, {}).get("search", ()) for name in WAYS}
+    declared = {name: values for name, values in declared.items() if values}
+    if not declared:
         yield "suggested", suggested
+        return
+    for values in itertools.product(*declared.values()):
+        try:
+            yield "-".join(map(str, values)), suggested.replace(**dict(zip(declared, values, strict=True)))
+        except BadInput:  # these values exclude each other
+            continue
 
 
 def _made(

@@ -91,7 +91,8 @@ def trained(run: Path) -> tuple[Recipe, Candidate]:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise BadInput(f"{weights} does not fit the model of {run / RECIPE}: {first}") from None
     name = recipe.workload.name
-    return replace(recipe, name=name), Candidate(name, module, data, run / "artifacts")
+    judged_by = recipe.workload.metrics(data)
+    return replace(recipe, name=name), Candidate(name, module, data, run / "artifacts", judged_by=judged_by)
 
 
 def _rows(candidate: Candidate, rows: int) -> Tensors:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -87,6 +87,36 @@ def integer_biases(model: ModelProto) -> int:
         node.input[2] = f"{name}_float"
         found += 1
     return found
+
+
+def float_layers_read_floats(model: ModelProto) -> int:
+    """Let each layer with float weights read its input as it was before it was rounded, in place; return how many.
+
+    Between rounded tensors ONNX Runtime takes such a layer for one whose weights were forgotten, and rounds them
+    itself, with one scale for all: a layer that was left in float for its sensitivity would not be in float.
+    """
+    graph = model.graph
+    constants = {tensor.name for tensor in graph.initializer}
+    makers = {output: node for node in graph.node for output in node.output}
+    found = 0
+    for node in graph.node:
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or node.input[1] not in constants:
+            continue
+        dequantize = makers.get(node.input[0])
+        quantize = makers.get(dequantize.input[0]) if _is(dequantize, "DequantizeLinear") else None
+        if _is(quantize, "QuantizeLinear"):
+            node.input[0] = quantize.input[0]
+            found += 1
+    read = {name for node in graph.node for name in node.input} | {one.name for one in graph.output}
+    for kind in ("DequantizeLinear", "QuantizeLinear"):
+        for node in [one for one in graph.node if one.op_type == kind and one.output[0] not in read]:
+            graph.node.remove(node)
+        read = {name for node in graph.node for name in node.input} | {one.name for one in graph.output}
+    return found
+
+
+def _is(node: NodeProto | None, kind: str) -> TypeGuard[NodeProto]:
+    return node is not None and node.op_type == kind
 
 
 def _scale(maker: NodeProto | None, constants: dict[str, object]) -> npt.NDArray[np.float32] | None:

@@ -47,6 +47,7 @@ from fulldeck.instruction import GOALS, Evidence, Instruction, Prediction, instr
 from fulldeck.quantization.onnx_integers import (
     PACKED_OPSET,
     fits_in_four_bits,
+    float_layers_read_floats,
     integer_biases,
     pack_four_bits,
 )
@@ -153,6 +154,7 @@ def export_onnx(
     proto = _convert(module, inputs, opset)
     _clean(proto, metadata or {})
     integer_biases(proto)
+    float_layers_read_floats(proto)
     if four_bits:
         pack_four_bits(proto)
     differences: dict[int, float] = {}
