@@ -26,7 +26,11 @@ from fulldeck.instructions.deployment.model_serving_framework import serve_packa
 from fulldeck.instructions.inference.onnx_export import OnnxExport as OnnxExport
 from fulldeck.instructions.inference.onnx_export import export_onnx as export_onnx
 from fulldeck.instructions.inference.post_training_quantization import PostTrainingQuantization as PostTrainingQuantization
+from fulldeck.instructions.inference.post_training_quantization import layer_sensitivity as layer_sensitivity
+from fulldeck.instructions.inference.post_training_quantization import quantizable_layers as quantizable_layers
+from fulldeck.instructions.inference.post_training_quantization import quantize_module as quantize_module
 from fulldeck.instructions.inference.post_training_quantization import quantize_onnx as quantize_onnx
+from fulldeck.instructions.inference.post_training_quantization import quantize_onnx_by_nncf as quantize_onnx_by_nncf
 from fulldeck.instructions.inference.quantization_aware_training import QuantizationAwareTraining as QuantizationAwareTraining
 from fulldeck.instructions.inference.quantization_aware_training import convert as convert
 from fulldeck.instructions.inference.quantization_aware_training import prepare_qat as prepare_qat
