@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 
 from torch import nn
+
+from fulldeck.errors import BadInput, closest
 
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _ADAPTED = "base_layer"
@@ -53,3 +56,23 @@ def most_alike(blocks: Mapping[str, nn.Module]) -> int:
         for block in blocks.values()
     )
     return max(Counter(shapes).values(), default=0)
+
+
+def named_blocks(model: nn.Module, patterns: Sequence[str], who: str) -> dict[str, nn.Module]:
+    """The modules whose names match `patterns`, or classes are of that name; without those within another.
+
+    Raises BadInput, as of `who`, if a pattern matches none.
+    """
+    names = {name: module for name, module in model.named_modules() if name}
+    found: dict[str, nn.Module] = {}
+    for pattern in patterns:
+        some = {n: m for n, m in names.items() if fnmatchcase(n, pattern) or type(m).__name__ == pattern}
+        if not some:
+            there = {*names, *(type(module).__name__ for module in names.values())}
+            raise BadInput(f'{who}.blocks: no module matches "{pattern}"{closest(pattern, there)}')
+        found |= some
+    return {
+        name: module
+        for name, module in names.items()
+        if name in found and not any(name.startswith(f"{other}.") for other in found)
+    }

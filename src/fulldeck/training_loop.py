@@ -211,6 +211,10 @@ class TrainingLoop:
         self.optimizers[0].param_groups[0]["params"].extend(new)
         self.surgeries_done.append(label)
         self.module = self._wrapped()
+        self.model_was_changed()
+
+    def model_was_changed(self) -> None:
+        """Let everybody who holds on to the model's parameters or modules look at it anew."""
         self._hooks.fire("model_changed")
 
     def stop(self, reason: str) -> None:
@@ -323,8 +327,10 @@ class TrainingLoop:
             handler(batch)
         started = now()
         self._phase_gradients(batch)
-        computed = now()
         clock[INSTRUCTIONS] += started - start
+        if batch.whole is not None:
+            self._share_loss()
+        computed = now()
         for handler in self._before_step:
             if (reason := handler(batch)) is not None:
                 self.skipped[reason] = self.skipped.get(reason, 0) + 1
@@ -341,6 +347,13 @@ class TrainingLoop:
             handler(batch)
         clock[OPTIMIZER] += stepped - decided
         clock[INSTRUCTIONS] += decided - computed + now() - stepped
+
+    def _share_loss(self) -> None:
+        """Of several processes the loss is that of all, so that they decide alike."""
+        assert self.last_loss is not None
+        start = time.perf_counter()
+        self.last_loss = self.ranks.mean(self.last_loss)
+        self.clock.seconds[COMMUNICATION] += time.perf_counter() - start
 
     def _gradients(self, batch: Batch) -> None:
         for optimizer in self.optimizers:
@@ -363,10 +376,6 @@ class TrainingLoop:
             # Not detached where it need not be: that alone costs microseconds.
             loss = part.loss if part.share == 1.0 else loss + part.loss.detach() * part.share
         assert isinstance(loss, Tensor)
-        if batch.whole is not None:
-            start = time.perf_counter()
-            loss = self.ranks.mean(loss)
-            self.clock.seconds[COMMUNICATION] += time.perf_counter() - start
         self.last_loss = loss
 
     def _part(self, part: Part) -> None:

@@ -15,13 +15,17 @@ from torch import Tensor, nn
 
 from fulldeck.data import Data, Examples
 from fulldeck.encoders.tensor import TensorEncoder
-from fulldeck.instruction import Instruction
+from fulldeck.instruction import Instruction, Situation
 from fulldeck.instructions.training.distributed_data_parallel import DistributedDataParallel
 from fulldeck.instructions.training.early_stopping import EarlyStopping
+from fulldeck.instructions.training.fully_sharded_training import FullyShardedTraining
 from fulldeck.instructions.training.gradient_stabilization import GradientStabilization
 from fulldeck.instructions.training.lr_scheduler import LrScheduler
 from fulldeck.instructions.training.weight_averaging import WeightAveraging
 from fulldeck.loader import BatchLoader, ShuffledSampler
+from fulldeck.planner import make_plan
+from fulldeck.recipe import make_recipe
+from fulldeck.spread_training import SpreadTraining
 from fulldeck.token_mean import IGNORED, TokenMean
 from fulldeck.training_loop import TrainingLoop
 from fulldeck.workload import accuracy, foreseen, surprise
@@ -110,7 +114,13 @@ CASES: Mapping[str, Case] = {
 }
 
 
-def training(case: Case, together: bool, folder: Path, **settings: Any) -> TrainingLoop:
+KINDS: Mapping[str, type[SpreadTraining]] = {
+    "replicas": DistributedDataParallel,
+    "shards": FullyShardedTraining,
+}
+
+
+def training(case: Case, kind: str | None, folder: Path, **settings: Any) -> TrainingLoop:
     torch.manual_seed(0)
     data = case.data()
     assert data.encoder is not None
@@ -128,20 +138,24 @@ def training(case: Case, together: bool, folder: Path, **settings: Any) -> Train
         **case.settings,
         **settings,
     )
-    if together:
+    spread = []
+    if kind is not None:
         place = meeting(folder)
-        loop.attach(
-            DistributedDataParallel(init_method=place.init_method, timeout_seconds=place.timeout_seconds),
-            "distributed_data_parallel",
-        )
-    for one in case.instructions:
+        spread = [KINDS[kind](init_method=place.init_method, timeout_seconds=place.timeout_seconds)]
+    for one in planned(*case.instructions, *spread):
         loop.attach(one, one.card.name)
     return loop
 
 
-def found(case: Case, together: bool, folder: Path) -> dict[str, Any]:
+def planned(*instructions: Instruction) -> list[Instruction]:
+    """In the order of a plan."""
+    situation = Situation("tensor", "classification", "cpu")
+    return list(make_plan(make_recipe("digits", instructions), situation).acting.values())
+
+
+def found(case: Case, kind: str | None, folder: Path) -> dict[str, Any]:
     """What a training comes to."""
-    loop = training(case, together, folder)
+    loop = training(case, kind, folder)
     losses: list[float] = []
     loop.on("step_end", lambda batch: losses.append(float(loop.last_loss.detach())))  # type: ignore[union-attr]
     model = loop.fit()
@@ -162,11 +176,13 @@ def found(case: Case, together: bool, folder: Path) -> dict[str, Any]:
 def main() -> None:
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
-    alone = {name: found(case, False, folder) for name, case in CASES.items()}
-    both = in_two(
-        lambda rank: {name: found(case, True, folder) for name, case in CASES.items()}, folder / "both"
-    )
-    (folder / "found.json").write_text(json.dumps({"alone": alone, "rank0": both[0], "rank1": both[1]}))
+    alone = {name: found(case, None, folder) for name, case in CASES.items()}
+    both = in_two(lambda rank: {kind: in_kind(kind, folder) for kind in KINDS}, folder / "both")
+    (folder / "found.json").write_text(json.dumps({"alone": alone, "ranks": both}))
+
+
+def in_kind(kind: str, folder: Path) -> dict[str, Any]:
+    return {name: found(case, kind, folder) for name, case in CASES.items()}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.ranks.parity_process import CASES
+from tests.ranks.parity_process import CASES, KINDS
 
 DECISIONS = ("stopped", "skipped", "epochs", "steps", "notes")
 
@@ -30,9 +30,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", CASES)
-def test_two_processes_learn_what_one_does(found: dict[str, Any], name: str) -> None:
-    alone, both = found["alone"][name], found["rank0"][name]
+def test_two_processes_learn_what_one_does(found: dict[str, Any], name: str, kind: str) -> None:
+    alone, both = found["alone"][name], found["ranks"][0][kind][name]
     for decision in DECISIONS:
         assert both[decision] == alone[decision], decision
     assert both["rate"] == pytest.approx(alone["rate"], rel=1e-6)
@@ -43,9 +44,10 @@ def test_two_processes_learn_what_one_does(found: dict[str, Any], name: str) -> 
         assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", CASES)
-def test_all_ranks_have_the_same_bits(found: dict[str, Any], name: str) -> None:
-    first, second = found["rank0"][name], found["rank1"][name]
+def test_all_ranks_have_the_same_bits(found: dict[str, Any], name: str, kind: str) -> None:
+    first, second = (rank[kind][name] for rank in found["ranks"])
     for what in ("weights", "losses", "history", *DECISIONS):
         assert first[what] == second[what], what
 

@@ -31,19 +31,19 @@ Example:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from fulldeck.errors import BadInput
-from fulldeck.instruction import Evidence, Instruction, Situation, instruction, param
+from fulldeck.instruction import Evidence, Situation, instruction, param
 from fulldeck.instructions.training.distributed_data_parallel.exchange import (
     Compression,
     refuse_compression,
     replicate,
 )
 from fulldeck.instructions.training.distributed_data_parallel.replicated_training import ReplicatedTraining
-from fulldeck.process_group import join, pick_backend
+from fulldeck.process_group import join
 from fulldeck.rank_random import draw_apart
-from fulldeck.together import Together
+from fulldeck.spread_training import SpreadTraining
 
 if TYPE_CHECKING:
     from fulldeck.training_loop import TrainingLoop
@@ -63,17 +63,7 @@ __all__ = ["DistributedDataParallel", "replicate"]
     recipe_key="distributed",
     evidence=Evidence(workload="stdlib_text", metric="exposed_communication_ms", expect="<= 0.5x"),
 )
-class DistributedDataParallel(Instruction):
-    backend: Literal["auto", "nccl", "xccl", "gloo", "mpi", "ucc"] = param(
-        "auto", doc="What exchanges: auto is nccl for CUDA, xccl for Intel GPUs, gloo for the CPU."
-    )
-    init_method: str | None = param(
-        None,
-        doc="Where processes meet, as tcp://host:port or file:///path; left out: as the launcher says (env://).",
-    )
-    gpu_ids: tuple[int, ...] = param(
-        (), doc="GPUs of this machine, one process each; left out: the first ones."
-    )
+class DistributedDataParallel(SpreadTraining):
     find_unused_parameters: bool = param(
         False, doc="For models that do not use every parameter in every step; costs a walk over the graph."
     )
@@ -94,20 +84,10 @@ class DistributedDataParallel(Instruction):
         search=("none", "bfloat16"),
         doc="What is exchanged: gradients as they are, or with fewer bits.",
     )
-    timeout_seconds: float = param(
-        600.0, gt=0, doc="How long a process waits for the others before it takes them for lost."
-    )
-
-    def together(self) -> Together:
-        return Together(self.backend, self.init_method, self.gpu_ids, self.timeout_seconds)
 
     def cannot(self, situation: Situation) -> str | None:
-        """With a backend that is not there, or with what this device cannot do."""
-        if self.gpu_ids and situation.device == "cpu":
-            return "gpu_ids names GPUs, and this training is on the CPU; leave gpu_ids out"
+        """With a compression that the backend cannot do."""
         try:
-            if self.backend != "auto":
-                pick_backend(self.backend, situation.device)
             refuse_compression(self.compression, situation.device)
         except BadInput as error:
             return str(error)

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from fulldeck.blocks import repeated_blocks
+from fulldeck.blocks import named_blocks, repeated_blocks
 from fulldeck.errors import CannotAct
-from fulldeck.instructions.training.gradient_checkpointing.blocks import named_blocks
 
 Keep = Literal["nothing", "attention", "products"]
 
@@ -52,7 +51,7 @@ def checkpoint_blocks(
 
 def chosen_blocks(model: nn.Module, blocks: Sequence[str], every: int) -> dict[str, nn.Module]:
     """The blocks that `checkpoint_blocks` recomputes, by name."""
-    found = named_blocks(model, blocks) if blocks else repeated_blocks(model)
+    found = named_blocks(model, blocks, "gradient_checkpointing") if blocks else repeated_blocks(model)
     if not found:
         there = ", ".join(f"{name} ({type(child).__name__})" for name, child in model.named_children())
         raise CannotAct(

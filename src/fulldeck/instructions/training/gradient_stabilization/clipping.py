@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fulldeck.errors import BadInput, closest
+from fulldeck.spread_tensor import whole
 
 Clip = Literal["norm", "value", "adaptive"]
 LIMITS: dict[str, float] = {"norm": 1.0, "value": 1.0, "adaptive": 0.01}
@@ -37,8 +38,8 @@ def clip_gradients(
 
 
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """The common 2-norm of all gradients; not finite if any of them is not."""
-    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    """The common 2-norm of all gradients, also of those spread over processes; not finite if any is not."""
+    return whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
 
 
 @torch.no_grad()

@@ -102,7 +102,8 @@ class ParameterEfficientFinetuning(Instruction):
 
         def merge() -> None:
             inputs, _ = next(iter(loop.loader.batches(0)))
-            figures["merge_difference"] = {"after": adapters.merge(to_device(inputs, loop.device))}
+            device = next(loop.model.parameters()).device  # shares of a model are put together on the host
+            figures["merge_difference"] = {"after": adapters.merge(to_device(inputs, device))}
             if self.save_adapters:
                 loop.notes.append(f"the adapters alone are in the folder artifacts/{FOLDER}")
 
