@@ -48,6 +48,7 @@ PARAMETERS: Mapping[str, tuple[dict[str, Any], ...]] = {
         {"backend": "aot_eager", "measure": False, "region": "blocks"},
     ),
     "gradient_checkpointing": ({}, {"keep": "products", "every": 2}, {"budget": "1TiB"}),
+    "fully_sharded_training": ({}, {"reshard": "never"}),
     "fault_tolerant_checkpointing": ({"every_steps": 2}, {"asynchronous": False, "keep_best": 1}),
     "parameter_efficient_finetuning": (
         {"rank": 2, "dropout": 0.1},
