@@ -50,6 +50,8 @@ from fulldeck.instructions.training.early_stopping import is_best as is_best
 from fulldeck.instructions.training.early_stopping import plateaued as plateaued
 from fulldeck.instructions.training.fault_tolerant_checkpointing import FaultTolerantCheckpointing as FaultTolerantCheckpointing
 from fulldeck.instructions.training.fault_tolerant_checkpointing import load_newest as load_newest
+from fulldeck.instructions.training.fully_sharded_training import FullyShardedTraining as FullyShardedTraining
+from fulldeck.instructions.training.fully_sharded_training import shard as shard
 from fulldeck.instructions.training.gradient_checkpointing import GradientCheckpointing as GradientCheckpointing
 from fulldeck.instructions.training.gradient_checkpointing import block_costs as block_costs
 from fulldeck.instructions.training.gradient_checkpointing import blocks_to_checkpoint as blocks_to_checkpoint
