@@ -17,7 +17,7 @@ import json, sys, tempfile
 from pathlib import Path
 import torch
 from fulldeck.machine import recent_peak, reset_peak
-from fulldeck.memory import give_back, keep_freed_memory, memory_in_use
+from fulldeck.memory import give_back, memory_in_use
 from fulldeck.memory_need import memory_need
 from fulldeck.pipeline import run
 from fulldeck.recipe import make_recipe
@@ -30,7 +30,7 @@ class Enough(BaseException): pass
 
 class Measured(Watcher):
     def training(self, loop):
-        loop.checkpoints = None
+        loop.checkpoints, loop.keep_memory = None, False
         loop.on("batch_start", self.begin)
         loop.on("step_end", self.end)
     def begin(self, batch):
@@ -42,7 +42,6 @@ class Measured(Watcher):
         if len(peaks) == 6:
             raise Enough
 
-keep_freed_memory(False)
 recipe = make_recipe("stdlib_text", train={"threads": 1, "batch_size": 32})
 try:
     run(recipe, out=Path(tempfile.mkdtemp()), watcher=Measured())

@@ -6,6 +6,8 @@ import ctypes
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -16,9 +18,10 @@ from fulldeck.errors import BadInput
 _UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)")
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
-_LARGEST_THRESHOLD = 2**25
-"""That glibc comes to by itself when large blocks are freed."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+_WAYS = {True: (2**25, -1), None: (2**25, 2**26), False: (2**16, 2**17)}
+"""Size from which on a block goes back by itself, and free bytes from which on the rest does; -1: none. Those of
+None are what glibc comes to by itself when large blocks are freed."""
 _RAN_OUT = ("out of memory", "can't allocate memory")
 
 
@@ -47,17 +50,30 @@ def give_back(device: torch.device) -> None:
         libc.malloc_trim(0)
 
 
-def keep_freed_memory(keep: bool) -> None:
-    """Whether the C allocator keeps large freed blocks for the next one, as it does by itself (glibc).
+def keep_freed_memory(keep: bool | None) -> None:
+    """Whether the C allocator (glibc's) keeps freed blocks for the next one; None: some, as it does by itself.
 
-    Without, what the process holds is what its tensors hold, as with MALLOC_MMAP_THRESHOLD_=65536, and new
-    blocks cost page faults. Where that variable is set, it stays as it says.
+    What the system has to give anew costs page faults, in every step that frees and takes some hundred MB. With
+    False, what the process holds is what its tensors hold, as with
+    MALLOC_MMAP_THRESHOLD_=65536; where that variable is set, all stays as it says.
     """
     if "MALLOC_MMAP_THRESHOLD_" in os.environ:
         return
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(_MMAP_THRESHOLD, _LARGEST_THRESHOLD if keep else 2**16)
-        libc.mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_THRESHOLD if keep else 2**17)
+        size, free = _WAYS[keep]
+        libc.mallopt(_MMAP_THRESHOLD, size)
+        libc.mallopt(_TRIM_THRESHOLD, free)
+
+
+@contextmanager
+def freed_memory_kept(keep: bool) -> Iterator[None]:
+    """Within it `keep_freed_memory(keep)`; afterwards it is as by itself, and what is free goes back."""
+    keep_freed_memory(keep)
+    try:
+        yield
+    finally:
+        keep_freed_memory(None)
+        give_back(torch.device("cpu"))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

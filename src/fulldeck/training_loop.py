@@ -5,7 +5,7 @@ The loop owns zero_grad, backward and step. Instructions change it in five ways,
 - `on(event, handler)`: be told; `around(phase, wrapper)`: wrap a phase (see `fulldeck.hooks`).
 - `keep(state)`: let checkpoints hold an object that has `state_dict` and `load_state_dict`.
 - replace an attribute: `loader`, `loader.sampler`, `split`, `weigh`, `build_optimizers`, `loss_scale`,
-  `checkpoints`, `ranks`.
+  `checkpoints`, `ranks`, `keep_memory`.
 - `wrap_model`, `companion`, `deploy_with`, `surgery`: change or accompany the model (see there).
 """
 
@@ -40,6 +40,7 @@ from fulldeck.hooks import Hooks
 from fulldeck.instruction import check_attachable, labels
 from fulldeck.loader import Loader, as_loader
 from fulldeck.loss_log import LossLog
+from fulldeck.memory import freed_memory_kept
 from fulldeck.random_state import seed_all
 from fulldeck.rank_share import most_rows, shares
 from fulldeck.ranks import Ranks
@@ -107,6 +108,8 @@ class TrainingLoop:
             None if checkpoints is None else LastCheckpoint(checkpoints, checkpoint_every)
         )
         self.record = record or (lambda values: None)
+        self.keep_memory = True
+        """On a CPU, keep what is freed for the next step; false for who measures what this process holds."""
 
         self.build_optimizers: Callable[[Iterable[nn.Parameter]], list[torch.optim.Optimizer]] = (
             lambda parameters: [optimizer(parameters)]
@@ -265,7 +268,10 @@ class TrainingLoop:
 
         Raises RunFailed if the loss is not finite.
         """
-        with nullcontext() if self.checkpoints is None else self.checkpoints.opened(self):
+        with (
+            nullcontext() if self.checkpoints is None else self.checkpoints.opened(self),
+            freed_memory_kept(self.keep_memory) if self.device.type == "cpu" else nullcontext(),
+        ):
             seed_all(self.seed)
             self._bind()
             self.module = self._wrapped()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from fulldeck.pipeline import run
 from fulldeck.recipe import read_recipe
@@ -62,7 +63,7 @@ MADE = {
 
 
 def test_every_recipe_is_run_somewhere() -> None:
-    assert set(RECIPES) == {*MADE, "digits"}
+    assert set(RECIPES) == {*MADE, "digits", "everything_training"}
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -73,6 +74,25 @@ def test_runs_to_a_checked_server(name: str, tmp_path: Path) -> None:
     assert result["status"] == "finished"
     assert len(result["instructions"]) == len(entries)
     assert result["rehearsal"]["agreement"] == 1.0
+
+
+def test_ten_training_instructions_at_once_leave_a_plain_model(tmp_path: Path) -> None:
+    # What 21 composes with is the tracing, so nothing becomes machine code.
+    compiled = "instructions.train_step_compilation"
+    smaller = [*shorter_text(tmp_path), "workload.layers=2", "train.epochs=2"]
+    changes = [*QUICK, *smaller, f"{compiled}.backend=eager", f"{compiled}.measure=false"]
+    result = run(read_recipe(RECIPES["everything_training"], changes), out=tmp_path / "runs")
+    assert result["status"] == "finished"
+    assert result["rehearsal"]["agreement"] == 1.0
+    done = {one["number"]: one for one in result["instructions"] if one["status"] == "applied"}
+    assert done.keys() >= {5, 8, 16, 17, 18, 19, 20, 21, 23, 24}
+    first, *_, last = result["training"]["history"]
+    assert last["validation_loss"] < first["validation_loss"]
+    assert done[23]["changes"]["checkpointed_blocks"]["after"] == 2
+    assert done[21]["changes"]["compilations"]["after"] >= 1
+    assert done[24]["changes"]["merge_difference"]["after"] < 1e-4
+    weights = load_file(Path(result["run"]) / "artifacts" / "model.safetensors")
+    assert not [name for name in weights if "lora" in name or "orig_mod" in name]
 
 
 @pytest.mark.parametrize("name", RECIPES)

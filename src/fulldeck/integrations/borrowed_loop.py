@@ -13,6 +13,7 @@ from fulldeck.batch import Batch, Part
 from fulldeck.errors import BadInput
 from fulldeck.hooks import Hooks
 from fulldeck.instruction import Instruction, check_attachable, labels
+from fulldeck.memory import keep_freed_memory
 
 OWN = {
     "gradients": "computes the gradients itself",
@@ -57,6 +58,7 @@ class BorrowedLoop:
         self.model = model
         self.module = model
         self.device = device
+        self.keep_memory = True
         # Instructions ask whether there is validation data; the trainer reads it.
         self.validation: tuple[()] | None = () if judged else None
         self.data = None
@@ -107,6 +109,8 @@ class BorrowedLoop:
         """The optimizers exist; `saved` is what `state_dict` gave, where the trainer goes on from a checkpoint."""
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         before = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+        if self.device.type == "cpu":
+            keep_freed_memory(self.keep_memory)
         self.fire("ready")
         if saved is not None:
             self.load_state_dict(saved)
@@ -146,6 +150,7 @@ class BorrowedLoop:
         """Training is over: what remains in the model is what will be shipped."""
         self.fire("fit_end")
         self.fire("hand_over")
+        keep_freed_memory(None)
 
     def state_dict(self) -> dict[str, Any]:
         """What the instructions keep."""

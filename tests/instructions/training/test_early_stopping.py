@@ -78,6 +78,19 @@ def test_with_averaging_the_best_average_is_judged_and_handed_over(kind):
     assert validation_loss(loop, best) == pytest.approx(min(losses), abs=1e-5)
 
 
+def test_last_weights_that_are_better_than_every_average_are_handed_over():
+    average = WeightAveraging(decay=0.999, decay_warmup=False)
+    loop = training(average, EarlyStopping(patience=9), epochs=6, validation=batches(0))
+    last: dict[str, torch.Tensor] = {}
+    loop.on("step_end", lambda batch: last.update({n: p.clone() for n, p in loop.model.named_parameters()}))
+    handed_over = loop.fit()
+    # Not the average, which lags behind and was judged best.
+    assert all(torch.equal(p, last[name]) for name, p in handed_over.named_parameters())
+    told = loop.reported["early_stopping"]["validation_loss"]["after"]
+    assert told == loop.reported["weight_averaging"]["validation_loss"]["before"]
+    assert told < min(epoch["validation_loss"] for epoch in loop.history)
+
+
 def test_before_the_average_is_settled_the_best_would_be_lost():
     # Why early_stopping stands after weight_averaging.
     loop = training(EarlyStopping(patience=4), WeightAveraging(decay=0.9))

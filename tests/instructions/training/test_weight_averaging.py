@@ -138,7 +138,7 @@ def test_an_average_that_is_worse_is_not_shipped():
     training.on("epoch_end", lambda: last.update(copy.deepcopy(training.model.state_dict())))
     shipped = training.fit().state_dict()
     assert all(torch.equal(shipped[name], last[name]) for name in last)
-    assert any("the last ones are handed over" in note for note in training.notes)
+    assert any("this average is not handed over" in note for note in training.notes)
     figures = training.reported["weight_averaging"]["validation_loss"]
     assert figures["after"] == figures["before"] < training.history[-1]["validation_loss"]
 

@@ -146,6 +146,14 @@ class _Watch:
             )
 
     def put_back(self) -> None:
+        loop, chosen = self.loop, self.instruction
+        # What would be shipped now may never have been judged: an average that is not shipped after all.
+        if self.values and chosen.restore_best and loop.history and loop.validation is not None:
+            now = loop.evaluate(loop.validation).get(chosen.metric, math.nan)
+            best = min(self.values) if self.mode == "min" else max(self.values)
+            if is_best([best, now], mode=self.mode):
+                self.figures[f"validation_{chosen.metric}"]["after"] = now
+                return
         self.best.put_back()
 
     def state_dict(self) -> dict[str, Any]:

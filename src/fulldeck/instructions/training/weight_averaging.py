@@ -122,7 +122,7 @@ class WeightAveraging(Instruction):
             if average.paused:
                 loop.notes.append(
                     f"the average of the weights has a validation loss of {averaged['loss']:.4g}, the last "
-                    f"weights {last['loss']:.4g}: the last ones are handed over"
+                    f"weights {last['loss']:.4g}: this average is not handed over"
                 )
             if (left := _rate_left(loop)) <= _LOW_RATE:
                 loop.notes.append(

@@ -40,7 +40,7 @@ from fulldeck.instructions.training.dynamic_batch_scheduler.parts import Parts
 from fulldeck.instructions.training.dynamic_batch_scheduler.probes import largest_batch, token_budget_batches
 from fulldeck.loader import BatchLoader
 from fulldeck.machine import recent_peak, reset_peak
-from fulldeck.memory import give_back, keep_freed_memory, memory_in_use, parse_bytes, spoken_bytes
+from fulldeck.memory import give_back, memory_in_use, parse_bytes, spoken_bytes
 
 if TYPE_CHECKING:
     from fulldeck.diagnosis.findings import Findings
@@ -163,16 +163,15 @@ def _budget_used(instruction: DynamicBatchScheduler, outcome: Outcome) -> float:
             device=device.type,
         )
         peaks: list[int] = []
+        loop.keep_memory = False  # or what the run before has freed would seem to be in use
         loop.on("batch_start", lambda batch: reset_peak(device))
         loop.on("before_step", lambda batch: peaks.append(recent_peak(device)))
         loop.fit()
         return held, peaks[-1]
 
-    keep_freed_memory(False)  # or what the run before has freed would seem to be in use
     held, whole = peak()
     half = held + (whole - held) // 2
     own = any(entry.instruction.card.name == instruction.card.name for entry in outcome.recipe.entries)
     scheduled = [instruction.replace(budget=spoken_bytes(half), high=0.99)] if own else []
     held, most = peak(*scheduled)
-    keep_freed_memory(True)
     return (most - held) / (half - held)

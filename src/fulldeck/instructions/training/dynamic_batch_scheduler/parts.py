@@ -20,7 +20,6 @@ from fulldeck.machine import recent_peak, reset_peak
 from fulldeck.memory import (
     give_back,
     is_out_of_memory,
-    keep_freed_memory,
     memory_in_use,
     memory_limit,
     parse_bytes,
@@ -51,10 +50,8 @@ class Parts:
         self.most = loop.micro_batch
         chosen = instruction.budget
         self.budget = memory_limit(self.device) if chosen is None else parse_bytes(chosen)
-        # What the allocator keeps would count as used.
-        self.frees_at_once = chosen is not None and self.device.type == "cpu"
-        if self.frees_at_once:
-            keep_freed_memory(False)
+        if chosen is not None:
+            loop.keep_memory = False  # what the allocator keeps would count as used
         self.figures = loop.figures()
         self.size = 0
         """Most units of a part; 0 before the first batch."""
@@ -249,8 +246,6 @@ class Parts:
     def end(self) -> None:
         """Say what was not the same as with whole batches, and leave the loop as it was."""
         self.loop.micro_batch = self.most
-        if self.frees_at_once:
-            keep_freed_memory(True)
         if not self.accumulated:
             return
         kinds = [type(module) for module in self.loop.model.modules()]

@@ -49,7 +49,7 @@ from fulldeck.instructions.training.gradient_checkpointing.recomputation import 
     chosen_blocks,
 )
 from fulldeck.machine import recent_peak, reset_peak
-from fulldeck.memory import give_back, keep_freed_memory, parse_bytes, spoken_bytes
+from fulldeck.memory import give_back, parse_bytes, spoken_bytes
 from fulldeck.random_state import random_state, restore_random_state
 
 if TYPE_CHECKING:
@@ -144,9 +144,7 @@ class GradientCheckpointing(Instruction):
         if self.budget is not None:
             loop.on("batch_start", run.measure)
             loop.on("step_end", run.choose)
-            if loop.device.type == "cpu":  # what the allocator keeps would count as used
-                keep_freed_memory(False)
-                loop.on("hand_over", lambda: keep_freed_memory(True))
+            loop.keep_memory = False  # what the allocator keeps would count as used
 
 
 class _Run:
