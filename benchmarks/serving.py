@@ -32,6 +32,7 @@ import psutil
 from machine import RESULTS, describe
 
 from fulldeck.files import write_json
+from fulldeck.load_generator import http_request
 from fulldeck.package import Package
 
 HERE = Path(__file__).parent
@@ -91,7 +92,7 @@ class Server:
 def load(
     server: Server, requests: list[bytes], *, rate: float | None, seconds: float, seed: int
 ) -> dict[str, Any]:
-    """One trial by `serving_load.py`."""
+    """One trial by `fulldeck.load_generator`."""
     wish = {
         "port": server.port,
         "requests": [base64.b64encode(request).decode() for request in requests],
@@ -102,7 +103,7 @@ def load(
         "seed": seed,
     }
     done = subprocess.run(
-        [sys.executable, str(HERE / "serving_load.py")],
+        [sys.executable, "-m", "fulldeck.load_generator"],
         input=json.dumps(wish),
         capture_output=True,
         text=True,
@@ -146,13 +147,6 @@ def payloads(package: Package, count: int = 32) -> tuple[str, list[bytes]]:
         }
         bodies.append(json.dumps({"inputs": [tensor]}).encode())
     return f"/v2/models/{package.service.model}/infer", bodies
-
-
-def raw(path: str, body: bytes) -> bytes:
-    """A complete HTTP request."""
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    head += f"Content-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
 
 
 def free_port() -> int:
@@ -228,7 +222,7 @@ def main() -> None:
             np.testing.assert_allclose(answer, answers[0], rtol=1e-3, atol=1e-4)
         for server in servers:
             server.signal_all(signal.SIGSTOP)
-        results = measure(servers, [raw(path, body) for body in bodies], options)
+        results = measure(servers, [http_request(path, body) for body in bodies], options)
     finally:
         for server in servers:
             server.signal_all(signal.SIGKILL)

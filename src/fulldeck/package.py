@@ -4,6 +4,7 @@ manifest.json     format, name, fulldeck version, metrics, lineage, and size and
 manifest.sha256   SHA-256 of the manifest itself
 service.json      what to serve: model name, task, classes, inputs, outputs, models, serving
 encoder.json      how a raw item becomes the model's input
+reference.safetensors  a few of the model's inputs, and what it answers to them
 *.onnx            artifacts, or
 model.safetensors weights of a built-in network, whose description is in service.json
 *.aoti, *.tvm ... native code that `fulldeck compile` added, for one kind of machine
@@ -14,6 +15,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +25,7 @@ from fulldeck.declared import Declared
 from fulldeck.errors import BadInput
 from fulldeck.files import atomic_folder, refusing_disk, sha256, write_bytes, write_json, write_with
 from fulldeck.param import param
+from fulldeck.reference import Array, label, read_reference, write_reference
 from fulldeck.service import Serving
 
 if TYPE_CHECKING:
@@ -73,6 +76,8 @@ class Package:
     folder: Path
     manifest: Mapping[str, Any]
     service: ServiceFile
+    digest: str
+    """SHA-256 of its manifest, and so of all of it."""
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -92,7 +97,14 @@ class Package:
             )
         verify(folder, manifest)
         service = ServiceFile(**_read(folder / SERVICE))
-        return cls(folder, manifest, service)
+        return cls(folder, manifest, service, sha256(folder / MANIFEST))
+
+    def replaced(self) -> bool:
+        """Whether another package lies in its folder by now."""
+        try:
+            return (self.folder / SEAL).read_bytes() != f"{self.digest}\n".encode()
+        except OSError:
+            return False
 
     def encoder(self) -> Encoder:
         """The packaged encoder."""
@@ -115,9 +127,12 @@ class Package:
 
     def engine(self, name: str = "auto", *, threads: int = 0) -> Engine:
         """Load the model in its engine (or in engine `name`)."""
+        return self.engine_of(self.model(name), threads=threads)
+
+    def engine_of(self, model: PackagedModel, *, threads: int = 0) -> Engine:
+        """Load one form of the model in its engine."""
         from fulldeck.engines import open_model, open_network
 
-        model = self.model(name)
         path, precision = self.folder / model.path, model.precision
         if model.kind != "safetensors":
             return open_model(
@@ -171,7 +186,22 @@ def add_form(folder: Path, file: Path, form: PackagedModel, network: Mapping[str
             write_with(temporary / name, partial(shutil.copyfile, folder / name))
         write_with(temporary / form.path, partial(shutil.copyfile, file))
         write_json(temporary / SERVICE, service.model_dump(mode="json"))
+        _refer(Package(temporary, manifest, service, ""), package, form)
         seal(temporary, {name: fact for name, fact in manifest.items() if name not in ("format", "files")})
+
+
+def _refer(package: Package, before: Package, form: PackagedModel) -> None:
+    """Write what all forms of the model answer to the rows that `before` has kept; `form` is new."""
+    outputs: dict[str, Mapping[str, Array]] = {}
+    inputs: Mapping[str, Array] = {}
+    for one in package.service.models:
+        if (kept := read_reference(before.folder, one)) is not None:
+            inputs, outputs[label(one)] = kept
+    if not inputs:
+        return
+    with suppress(BadInput):  # one that takes other sizes has no answer to these rows
+        outputs[label(form)] = package.engine_of(form).run(inputs)
+    write_reference(package.folder, inputs, outputs)
 
 
 def seal(folder: Path, facts: Mapping[str, Any]) -> None:

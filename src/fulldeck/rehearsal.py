@@ -9,12 +9,8 @@ from __future__ import annotations
 import http.client
 import io
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,21 +23,20 @@ from fulldeck.encoders.tokens import TokenEncoder
 from fulldeck.errors import RunFailed
 from fulldeck.generation import places
 from fulldeck.machine import resident_memory
+from fulldeck.serving.process import server
 
 REQUESTS = 100
-START_SECONDS = 60
-STOP_SECONDS = 15
 
 
 def rehearse(package: Path, candidate: Candidate, examples: Examples) -> dict[str, Any]:
     """Send up to REQUESTS of `examples` to a server started from `package`.
 
-    Returns requests, agreement (share of equal answers), client-side latency in milliseconds and the
+    Returns how many were answered, agreement (share of equal answers), client-side latency in milliseconds and the
     resident memory of the server's processes. Raises RunFailed if the server does not start or answers with
     an error.
     """
     chosen = examples.take(np.arange(min(REQUESTS, len(examples))))
-    agreed, times = 0, []
+    agreed, times = 0, list[float]()
     with server(package) as (url, process):
         address = urlsplit(url)
         connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
@@ -50,6 +45,8 @@ def rehearse(package: Path, candidate: Candidate, examples: Examples) -> dict[st
             connection.request("POST", "/predict", body, {"Content-Type": content_type})
             response = connection.getresponse()
             answer = response.read()
+            if response.status == 429 and times:
+                break  # it limits the rate of its clients, as it should
             times.append(1000 * (time.perf_counter() - start))
             if response.status != 200:
                 raise RunFailed(f"the rehearsal's server answered {response.status}: {answer.decode()[:200]}")
@@ -57,34 +54,11 @@ def rehearse(package: Path, candidate: Candidate, examples: Examples) -> dict[st
         connection.close()
         memory = resident_memory(process)
     return {
-        "requests": len(chosen),
-        "agreement": agreed / len(chosen),
+        "requests": len(times),
+        "agreement": agreed / len(times),
         "latency_ms": {"p50": float(np.percentile(times, 50)), "p99": float(np.percentile(times, 99))},
         "memory_bytes": memory,
     }
-
-
-@contextmanager
-def server(package: Path) -> Iterator[tuple[str, int]]:
-    """A server of `package` in a process of its own on a free loopback port: its address and process id."""
-    command = [sys.executable, "-m", "fulldeck", "serve", str(package), "--port", "0", "--json"]
-    # On loopback, for a few seconds, asked only by this process: a token would only be in the way.
-    environment = {name: value for name, value in os.environ.items() if name != "FULLDECK_TOKEN"}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
-    try:
-        yield _address(process), process.pid
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        for stream in (process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
 
 
 def questions(candidate: Candidate, examples: Examples) -> Iterator[tuple[str, bytes, Any]]:
@@ -138,26 +112,3 @@ def _same(answer: dict[str, Any], own: Any, classes: tuple[str, ...]) -> bool:
     if "label" in answer:
         return bool(answer["label"] == classes[int(np.argmax(own))])
     return bool(np.isclose(answer["value"], float(np.reshape(own, -1)[0]), rtol=1e-3, atol=1e-5))
-
-
-def _address(process: subprocess.Popen[str]) -> str:
-    """What the server prints once it is ready: one JSON document on one line, with its `url`."""
-    import selectors
-
-    assert process.stdout is not None
-    assert process.stderr is not None
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        ready = selector.select(START_SECONDS)
-    line = process.stdout.readline() if ready else ""
-    if not line.strip():
-        process.terminate()
-        reason = process.stderr.read().strip().splitlines()
-        raise RunFailed(
-            f"the rehearsal's server did not start: {reason[-1] if reason else 'no word from it'}"
-        )
-    said = json.loads(line)
-    if "error" in said:
-        raise RunFailed(f"the rehearsal's server did not start: {said['error']}")
-    address: str = said["url"]
-    return address

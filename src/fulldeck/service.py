@@ -12,6 +12,9 @@ from fulldeck.candidate import Candidate
 from fulldeck.declared import Declared
 from fulldeck.param import param
 
+BATCHING, LIMITS = "batching", "limits"
+"""Labels under which a package carries its Batching and its Limits."""
+
 
 class Serving(Declared):
     """How a package is served; `serving` in its service.json."""
@@ -33,6 +36,43 @@ class Serving(Declared):
     max_batch: int = param(
         64, ge=1, doc="Most rows that one request, or one joint call of the engine, may have."
     )
+    stall_ms: int = param(
+        1000,
+        ge=100,
+        doc="Least milliseconds at one batch after which an engine process is taken for hung and replaced; "
+        "three times what a slow batch took so far, if that is more.",
+    )
+
+
+class Batching(Declared):
+    """How requests are joined; carried by a package whose model may be served so."""
+
+    max_batch: int = param(64, ge=2, doc="Most rows of a joint call; fewer, where more would not pay.")
+
+    @classmethod
+    def of(cls, carried: Mapping[str, Any]) -> Self | None:
+        """The one that a package carries, if any."""
+        return cls(**carried[BATCHING]) if BATCHING in carried else None
+
+
+class Limits(Declared):
+    """Whom a server turns away while it can still answer the others; carried by a package."""
+
+    wait_ms: float | None = param(
+        None,
+        gt=0,
+        doc="Most milliseconds that a request may have to wait for the engine, as it is expected when it comes; "
+        "left out: as long as eight calls of the engine take, and at least 50.",
+    )
+    rate_per_s: float | None = param(
+        None, gt=0, doc="Inferences a second that one client address may ask for; left out: any number."
+    )
+    burst: int = param(20, ge=1, doc="Inferences that a client may ask for at once, before its rate counts.")
+
+    @classmethod
+    def of(cls, carried: Mapping[str, Any]) -> Self | None:
+        """Those that a package carries, if any."""
+        return cls(**carried[LIMITS]) if LIMITS in carried else None
 
 
 @dataclass(frozen=True)

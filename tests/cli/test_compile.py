@@ -14,7 +14,7 @@ import pytest
 
 from fulldeck.engines import why_not
 from fulldeck.package import Package
-from fulldeck.rehearsal import server
+from fulldeck.serving.process import server
 
 Cli = Callable[..., Any]
 needs_openvino = pytest.mark.skipif(why_not("openvino") is not None, reason="OpenVINO is not here")

@@ -95,6 +95,32 @@ def work_package(folder: Path, products: int = 24, **serving: Any) -> Path:
     return _package(folder, "work", nodes, constants, spec, 1, TensorEncoder((3,)), (), serving)
 
 
+def slow_package(folder: Path, **serving: Any) -> Path:
+    """`slow`: regression, zero; each row costs about 20 ms of a core."""
+    side, times = 512, 8
+    nodes = [
+        helper.make_node("MatMul", ["input", "start"], ["wide"]),
+        helper.make_node("Unsqueeze", ["wide", "axis"], ["step0"]),
+        *(
+            node
+            for number in range(times)
+            for node in (
+                helper.make_node("Add", [f"step{number}", "square"], [f"sum{number}"]),
+                helper.make_node("MatMul", [f"sum{number}", "square"], [f"step{number + 1}"]),
+            )
+        ),
+        helper.make_node("ReduceMean", [f"step{times}"], ["mean"], axes=[1, 2], keepdims=0),
+        helper.make_node("Unsqueeze", ["mean", "axis"], ["output"]),
+    ]
+    spec = TensorSpec(name="input", datatype="FP32", shape=(-1, 3))
+    constants = {
+        "start": np.zeros((3, side), np.float32),
+        "square": np.zeros((side, side), np.float32),
+        "axis": np.array([1], np.int64),
+    }
+    return _package(folder, "slow", nodes, constants, spec, 1, TensorEncoder((3,)), (), serving)
+
+
 def lookup_package(folder: Path, **serving: Any) -> Path:
     """`lookup`: entry i of 0, 10, 20, 30; the engine refuses any other index."""
     nodes = [helper.make_node("Gather", ["table", "input"], ["output"])]
@@ -123,6 +149,7 @@ def _package(
         [numpy_helper.from_array(value, key) for key, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    carried = serving.pop("carried", {"batching": {}})
     folder.mkdir(parents=True)
     onnx.save(model, folder / "model.onnx")
     service = ServiceFile(
@@ -132,7 +159,8 @@ def _package(
         inputs=(spec,),
         outputs=(TensorSpec(name="output", datatype="FP32", shape=(-1, outputs)),),
         models=(PackagedModel(path="model.onnx", kind="onnx", precision="fp32", engine="onnxruntime"),),
-        serving=Serving(**{"threads": 1, **serving}),
+        serving=Serving(**{"threads": 1, "stall_ms": 30_000, **serving}),
+        carried=carried,
     )
     write_json(folder / "service.json", service.model_dump(mode="json"))
     write_json(folder / "encoder.json", encoder.to_json())

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 import psutil
 import pytest
 
-from fulldeck.serving.http import HEAD_SECONDS
+from fulldeck.serving.connection import HEAD_SECONDS
 
 from .packages import sum_package
 from .servers import Server, eventually, running

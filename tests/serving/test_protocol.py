@@ -29,7 +29,7 @@ def tensor(**changes: Any) -> dict[str, Any]:
 
 
 def test_server_health_and_metadata(server: Server) -> None:
-    assert server.ask("GET", "/v2")[1]["extensions"] == ["binary_tensor_data"]
+    assert server.ask("GET", "/v2")[1]["extensions"] == ["binary_tensor_data", "model_repository"]
     assert server.ask("GET", "/v2/health/live") == (200, {"live": True})
     assert server.ask("GET", "/v2/health/ready") == (200, {"ready": True})
     described = {

@@ -11,7 +11,7 @@ import torch
 import fulldeck as fd
 from fulldeck.encoders.image import ImageEncoder
 from fulldeck.networks.residual_net import ResidualNet
-from fulldeck.rehearsal import server
+from fulldeck.serving.process import server
 
 
 def test_safetensors_are_served_by_torch(tmp_path: Path) -> None:

@@ -37,7 +37,9 @@ async def answer_prompt(
         raise Refusal(400, str(error).replace("\n", "; ")) from None
 
     async def logits(tokens: Any) -> Any:
-        return finite((await queue.run(encoder.encode(encoder.collect([tokens]))))[output])[0]
+        return finite((await queue.run(encoder.encode(encoder.collect([tokens])), request.deadline))[output])[
+            0
+        ]
 
     outputs = await logits(ids)
     answer: dict[str, Any] = {

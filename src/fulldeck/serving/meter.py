@@ -15,8 +15,7 @@ from fulldeck.monitoring.recording import Counts
 from fulldeck.monitoring.scaling import Load
 from fulldeck.monitoring.traffic import Traffic
 from fulldeck.serving.metrics import INFERENCE, ServerMetrics
-from fulldeck.serving.queue import JobQueue
-from fulldeck.serving.supervisor import Supervisor
+from fulldeck.serving.served import Served
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 READINGS_OF_LATENCY = 5
@@ -68,7 +67,7 @@ class Meter:
     """Reads one server; each meter has readings of its own, so one does not disturb another."""
 
     def __init__(
-        self, metrics: ServerMetrics, queue: JobQueue, supervisor: Supervisor, traffic: Traffic
+        self, metrics: ServerMetrics, queue: Served, supervisor: Served, traffic: Traffic
     ) -> None:
         self._metrics = metrics
         self._queue = queue

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
     from fulldeck.monitoring.devices import Device
     from fulldeck.serving.meter import Reading
-    from fulldeck.serving.queue import JobQueue
-    from fulldeck.serving.supervisor import Supervisor
+    from fulldeck.serving.served import Served
 
 REFUSED = "refused"
 """The route of requests that were answered before their body was read."""
@@ -74,7 +73,7 @@ class Exposition:
     as 0.
     """
 
-    def __init__(self, metrics: ServerMetrics, queue: JobQueue, supervisor: Supervisor) -> None:
+    def __init__(self, metrics: ServerMetrics, queue: Served, supervisor: Served) -> None:
         from prometheus_client import CollectorRegistry, ProcessCollector
 
         self._metrics = metrics

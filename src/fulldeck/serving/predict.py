@@ -33,6 +33,8 @@ LISTED = 10
 """How many of the most probable classes an answer lists."""
 INLINE_BYTES = 16 * 1024
 """Largest JSON body that is encoded on the event loop; a thread costs more than such a small one."""
+LOOK_SECONDS = 0.01
+"""How often it is looked whether all is answered."""
 DECODERS = 2
 """Threads that decode and encode; few, because each may hold a whole picture."""
 
@@ -46,9 +48,27 @@ class Prediction:
         self._queue = queue
         self._threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="encode")
         self._encoding = 0
+        self._active = 0
 
     async def answer(self, request: Request) -> Response:
         """Encode the items, run the model, say what it predicts. Raises Refusal."""
+        self._active += 1
+        try:
+            return await self._answer(request)
+        finally:
+            self._active -= 1
+
+    async def finish(self) -> None:
+        """Wait until all that has been asked is answered, then end the threads."""
+        while self._active:
+            await asyncio.sleep(LOOK_SECONDS)
+        self.close()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _answer(self, request: Request) -> Response:
         if isinstance(self._encoder, TokenEncoder):
             output = self._service.outputs[0].name
             return Response(200, to_json(await answer_prompt(request, output, self._encoder, self._queue)))
@@ -59,13 +79,9 @@ class Prediction:
             several, inputs, notes = self._encode(request)
         else:
             several, inputs, notes = await self._encode_in_thread(request)
-        outputs = await self._queue.run(inputs)
+        outputs = await self._queue.run(inputs, request.deadline)
         predictions = describe(self._service, finite(outputs[self._service.outputs[0].name]), notes)
         return Response(200, to_json({"predictions": predictions} if several else predictions[0]))
-
-    def close(self) -> None:
-        """End the threads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _encode_in_thread(self, request: Request) -> tuple[bool, Tensors, Notes]:
         if self._encoding >= self._queue.limit:

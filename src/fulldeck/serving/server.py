@@ -13,22 +13,24 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 
+import uvloop
+
 from fulldeck.errors import BadInput
-from fulldeck.monitoring.devices import cores
 from fulldeck.monitoring.scaling import CARRIED, Scaling
 from fulldeck.package import Package
 from fulldeck.service import Serving
 from fulldeck.serving.app import App
 from fulldeck.serving.http import HttpServer
 from fulldeck.serving.metrics import ServerMetrics
-from fulldeck.serving.predict import Prediction
-from fulldeck.serving.protocol import InferenceCodec
-from fulldeck.serving.queue import JobQueue
-from fulldeck.serving.supervisor import Supervisor
+from fulldeck.serving.repository import add_repository
+from fulldeck.serving.served import Served
+from fulldeck.serving.version import Version
 from fulldeck.serving.watching import traffic, watch
 
 TOKEN = "FULLDECK_TOKEN"
 """Environment variable with the token that clients must send; mandatory off loopback."""
+ADMIN_TOKEN = "FULLDECK_ADMIN_TOKEN"
+"""Environment variable with the token of who may load and unload the model; without it nobody may."""
 MAX_CONNECTIONS = 8192
 RESERVED_DESCRIPTORS = 64
 """Descriptors that are not left to connections: files, engine processes."""
@@ -48,12 +50,17 @@ def serve(
     `port` 0 takes any free one. `serving` and `scaling` replace the package's own settings; without any
     scaling the number of engine processes stays as it is. `on_ready` gets the server's URL as soon as the
     model is loaded. The first signal lets running requests finish, a second one does not. No process is left
-    when this returns.
+    when this returns. SIGHUP loads the package that is in `folder` by then, without a request lost.
 
     Raises BadInput for a package that is none or was changed, a port that is taken, and a host off
     loopback without a token in FULLDECK_TOKEN; RunFailed if the engine dies while it loads the model.
     """
-    package = Package.open(folder)
+
+    def read() -> Package:
+        # Resolved each time: runs/latest may be another run by then.
+        return Package.open(folder.resolve())
+
+    package = read()
     token = os.environ.get(TOKEN)
     if not token and not is_loopback(host):
         raise BadInput(
@@ -61,56 +68,52 @@ def serve(
         )
     if scaling is None and CARRIED in package.service.carried:
         scaling = Scaling(**package.service.carried[CARRIED])
-    with listening(host, port) as listener, contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt):
-        asyncio.run(_serve(package, listener, serving or package.service.serving, scaling, token, on_ready))
+    with (
+        listening(host, port) as listener,
+        contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt),
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(_serve(package, read, listener, serving, scaling, token, on_ready))
 
 
 async def _serve(
     package: Package,
+    read: Callable[[], Package],
     listener: socket.socket,
-    serving: Serving,
+    given: Serving | None,
     scaling: Scaling | None,
     token: str | None,
     on_ready: Callable[[str], None] | None,
 ) -> None:
-    model = package.model(serving.engine)
-    deadline = serving.deadline_ms / 1000
-    shapes = (spec.shape for spec in (*package.service.inputs, *package.service.outputs))
-    queue = JobQueue(serving.queue, serving.max_batch, joinable=all(shape[:1] == (-1,) for shape in shapes))
+    loop = asyncio.get_running_loop()
+    serving = given or package.service.serving
     metrics = ServerMetrics(package.service.model)
     most = serving.workers if scaling is None else scaling.max_replicas
-    supervisor = Supervisor(
-        package.folder,
-        queue,
-        metrics,
-        workers=serving.workers if scaling is None else scaling.bounded(serving.workers),
-        engine=serving.engine,
-        threads=serving.threads or max(1, cores() // most),
-        limit=deadline,
-    )
-    codec = InferenceCodec(package.service, serving.max_batch)
-    prediction = Prediction(package.service, package.encoder(), queue)
-    app = App(
-        codec,
-        prediction,
-        queue,
-        supervisor,
-        metrics,
-        platform=f"{model.engine}_{model.kind}",
-        token=token,
-    )
-    http = HttpServer(app, max_body=serving.max_body_bytes, deadline=deadline, max_connections=_descriptors())
 
-    loop = asyncio.get_running_loop()
+    def version(package: Package, replicas: int) -> Version:
+        own = given or package.service.serving
+        return Version(package, own, metrics, replicas=replicas, most=most, changed=served.load_soon)
+
+    served = Served(
+        package,
+        read,
+        version,
+        serving.workers if scaling is None else scaling.bounded(serving.workers),
+    )
+    app = App(served, metrics, token=token, admin_token=os.environ.get(ADMIN_TOKEN))
+    add_repository(app, served)
+    deadline = serving.deadline_ms / 1000
+    http = HttpServer(app, max_body=serving.max_body_bytes, deadline=deadline, max_connections=_descriptors())
     stopping = _on_signals(loop)
+    loop.add_signal_handler(signal.SIGHUP, served.load_soon)
     server = await loop.create_server(http.connection, sock=listener)
-    sweeper = loop.create_task(http.sweep())
-    watching = [
+    moved = traffic(package, package.model(serving.engine))
+    background = [
         loop.create_task(task)
-        for task in watch(app, metrics, queue, supervisor, traffic(package, model), scaling, bool(token))
+        for task in (http.sweep(), *watch(app, metrics, served, served, moved, scaling, bool(token)))
     ]
     try:
-        loading = loop.create_task(supervisor.start())
+        loading = loop.create_task(served.load())
         await asyncio.wait(
             [loading, stopping_task := loop.create_task(stopping.wait())], return_when="FIRST_COMPLETED"
         )
@@ -126,10 +129,9 @@ async def _serve(
         await http.drain()
     finally:
         server.close()
-        for task in (sweeper, *watching):
+        for task in background:
             task.cancel()
-        prediction.close()
-        await supervisor.stop()
+        await served.stop()
 
 
 def is_loopback(host: str) -> bool:

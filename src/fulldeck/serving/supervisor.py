@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+from collections.abc import Callable
 
 from fulldeck.errors import BadInput, RunFailed
 from fulldeck.logs import tree
+from fulldeck.package import Package
 from fulldeck.serving.metrics import ServerMetrics
 from fulldeck.serving.queue import JobQueue
 from fulldeck.serving.worker_process import WorkerProcess
@@ -19,38 +20,48 @@ LONGEST_PAUSE_SECONDS = 2.0
 """Longest pause before another attempt to start an engine process that failed to start."""
 LOOK_SECONDS = 0.01
 """How often it is looked whether an engine process that is to go has finished its batch."""
+HUNG_LOOK_SECONDS = 0.1
+"""How often it is looked whether an engine process is hung."""
 
 log = tree.getChild("serving")
 
 
 class Supervisor:
-    """Runs `workers` engine processes, gives them batches from `queue`, replaces those that die or hang."""
+    """Runs `workers` engine processes, gives them batches from `queue`, replaces those that die or hang.
+
+    One that has been at a batch for more than `stall` seconds, and longer than it should take, is hung. Where
+    one ended and the package in its folder is another by now, `changed` is called, and it is not replaced.
+    """
 
     def __init__(
         self,
-        folder: Path,
+        package: Package,
         queue: JobQueue,
         metrics: ServerMetrics,
         *,
         workers: int,
         engine: str,
         threads: int,
-        limit: float,
+        stall: float,
+        changed: Callable[[], object],
     ) -> None:
-        self._folder = folder
+        self._package = package
+        self._changed = changed
         self._queue = queue
         self._metrics = metrics
         self._engine = engine
         self.threads = threads
-        self._limit = limit
+        self._stall = stall
         self._slots: list[WorkerProcess | None] = [None] * workers
         self._keepers: list[asyncio.Task[None]] = []
+        self._watchers: list[asyncio.Task[None]] = []
         self._leaving: dict[asyncio.Task[None], WorkerProcess] = {}
         self._scheduled = False
         self._busy = 0.0
         self.restarts = 0
         """How often an engine process was started in place of one that ended."""
         queue.wake = self._soon
+        queue.engines = lambda: self.ready_replicas
 
     @property
     def ready(self) -> bool:
@@ -88,9 +99,21 @@ class Supervisor:
             if isinstance(outcome, BaseException):
                 raise outcome
         self._keepers = [asyncio.create_task(self._keep(slot)) for slot in range(len(self._slots))]
+        self._watchers = [
+            asyncio.create_task(self._watch()),
+            asyncio.create_task(self._queue.watch_deadlines()),
+        ]
+
+    async def finish(self) -> None:
+        """Wait until nothing waits or runs, then end all engine processes."""
+        while not self._queue.idle:
+            await asyncio.sleep(LOOK_SECONDS)
+        await self.stop()
 
     def resize(self, replicas: int) -> None:
         """Have so many engine processes: new ones load in the background, the last ones finish and go."""
+        if not self._keepers:
+            return  # not started yet, or stopped
         while len(self._slots) < replicas:
             self._slots.append(None)
             self._keepers.append(asyncio.create_task(self._add(len(self._slots) - 1)))
@@ -104,7 +127,7 @@ class Supervisor:
 
     async def stop(self) -> None:
         """End all engine processes; none is left when this returns."""
-        tasks = [*self._keepers, *self._leaving]
+        tasks = [*self._keepers, *self._leaving, *self._watchers]
         workers = self._workers()
         for task in tasks:
             task.cancel()
@@ -116,12 +139,11 @@ class Supervisor:
 
     async def _start(self, slot: int) -> None:
         worker = WorkerProcess(
-            self._folder,
+            self._package.folder,
             self._engine,
             self.threads,
             queue=self._queue,
-            limit=self._limit,
-            idle=self._soon,
+            idle=self._hand_out,
             done=self._worked,
         )
         try:
@@ -157,7 +179,9 @@ class Supervisor:
     async def _start_again(self, slot: int) -> None:
         """Try until it works."""
         pause = 0.1
-        while not await self._started(slot):
+        while self._package.replaced() or not await self._started(slot):
+            if self._package.replaced():
+                self._changed()
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
@@ -188,9 +212,22 @@ class Supervisor:
 
     def _hand_out(self) -> None:
         self._scheduled = False
-        for worker in self._slots:
-            if worker is not None and worker.free:
-                batch = self._queue.take()
-                if not batch:
-                    return
-                worker.run(batch)
+        free = [worker for worker in self._slots if worker is not None and worker.free]
+        for place, worker in enumerate(free):
+            batch = self._queue.take(len(free) - place)
+            if not batch:
+                return
+            worker.run(batch)
+
+    async def _watch(self) -> None:
+        """Kill engine processes that hang; they are replaced."""
+        while True:
+            await asyncio.sleep(HUNG_LOOK_SECONDS)
+            for worker in self._workers():
+                if worker.hung(self._stall):
+                    log.warning(
+                        "engine process %d hangs: %.1f s at one batch",
+                        worker.process.pid,
+                        worker.working_seconds,
+                    )
+                    worker.kill()

@@ -20,8 +20,7 @@ from fulldeck.serving.meter import Meter
 from fulldeck.serving.metrics import Exposition, ServerMetrics
 from fulldeck.serving.monitor import EventStream, Monitor
 from fulldeck.serving.protocol import DATATYPES
-from fulldeck.serving.queue import JobQueue
-from fulldeck.serving.supervisor import Supervisor
+from fulldeck.serving.served import Served
 
 HTML = "text/html; charset=utf-8"
 
@@ -29,8 +28,8 @@ HTML = "text/html; charset=utf-8"
 def watch(
     app: App,
     metrics: ServerMetrics,
-    queue: JobQueue,
-    supervisor: Supervisor,
+    queue: Served,
+    supervisor: Served,
     moved: Traffic,
     scaling: Scaling | None,
     guarded: bool,

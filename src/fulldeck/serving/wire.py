@@ -6,7 +6,6 @@ tensors lie in shared memory instead, one piece for each direction, which only i
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import struct
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 Array = npt.NDArray[Any]
 Tensors = dict[str, Array]
@@ -62,35 +62,38 @@ def pack(parts: Mapping[str, Sequence[Array]], memory: SharedMemory, **facts: An
     Parts of one name have equal dtypes and equal shapes behind the first axis.
     """
     layout: list[list[Any]] = []
-    starts: list[int] = []
+    pieces: list[tuple[int, int, Sequence[Array]]] = []
     size = 0
     for name, arrays in parts.items():
-        rows = sum(len(array) for array in arrays)
+        rows = sum(map(len, arrays))
+        room = sum(array.nbytes for array in arrays)
         layout.append([name, arrays[0].dtype.str, [rows, *arrays[0].shape[1:]], size])
-        starts.append(size)
-        size += _aligned(sum(array.nbytes for array in arrays))
+        pieces.append((size, size + room, arrays))
+        size += _aligned(room)
     large = size >= LARGE
     payload: bytearray | mmap.mmap = memory.at_least(size, grow=True) if large else bytearray(size)
-    for arrays, start in zip(parts.values(), starts, strict=True):
-        for array in arrays:
-            end = start + array.nbytes
-            payload[start:end] = np.ascontiguousarray(array).data.cast("B") if array.size else b""
-            start = end
-    header = json.dumps({**facts, "tensors": layout, "shared": size if large else 0}).encode()
+    for start, end, arrays in pieces:
+        if end > start:
+            shape = (-1, *arrays[0].shape[1:])
+            place = np.frombuffer(payload, "u1", end - start, start).view(arrays[0].dtype).reshape(shape)
+            np.concatenate(arrays, out=place)
+    header = orjson.dumps({**facts, "tensors": layout, "shared": size if large else 0})
     return b"".join((LENGTHS.pack(len(header), 0 if large else size), header, b"" if large else payload))
 
 
-def unpack(header: bytes, payload: bytes, memory: SharedMemory) -> tuple[dict[str, Any], Tensors]:
-    """The facts and the tensors of a frame. Shared tensors are views: valid until the sender's next frame."""
-    facts = json.loads(header)
+def unpack(
+    header: bytes, payload: bytes, memory: SharedMemory, *, copy: bool = False
+) -> tuple[dict[str, Any], Tensors]:
+    """The facts and the tensors of a frame. Shared tensors are views, valid until the sender's next frame;
+    with `copy` they are copies."""
+    facts = orjson.loads(header)
     shared = facts.pop("shared")
     source = memory.at_least(shared) if shared else payload
     tensors = {}
     for name, dtype, shape, start in facts.pop("tensors"):
         count = prod(shape)
-        tensors[name] = (np.frombuffer(source, dtype, count, start) if count else np.empty(0, dtype)).reshape(
-            shape
-        )
+        flat = np.frombuffer(source, dtype, count, start) if count else np.empty(0, dtype)
+        tensors[name] = (flat.copy() if copy and shared else flat).reshape(shape)
     return facts, tensors
 
 

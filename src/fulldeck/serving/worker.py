@@ -1,4 +1,4 @@
-"""An engine process: loads the packaged model and answers one frame after another.
+"""An engine process: loads the packaged model, warms it up, and answers one frame after another.
 
 Started by `fulldeck.serving.worker_process` as `python -m fulldeck.serving.worker`. It ends when its
 socket closes, so it never outlives the API process.
@@ -12,22 +12,35 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from time import perf_counter
+
+import numpy as np
 
 from fulldeck.errors import BadInput
 from fulldeck.package import Package
-from fulldeck.serving.wire import LENGTHS, SharedMemory, pack, unpack
+from fulldeck.serving.warm_up import warm_up
+from fulldeck.serving.wire import LENGTHS, Array, SharedMemory, Tensors, pack, unpack
 
 PR_SET_PDEATHSIG = 1
 
 
-def main(folder: str, engine: str, threads: str, parent: str, *descriptors: str) -> None:
+def main(folder: str, engine: str, threads: str, largest: str, parent: str, *descriptors: str) -> None:
     """Serve the package in `folder`; `descriptors` are the socket, the inbox and the outbox."""
     die_with(int(parent))
     link, inbox, outbox = (int(descriptor) for descriptor in descriptors)
     with socket.socket(fileno=link) as connection, suppress(EOFError, ConnectionError):
-        answer(connection, SharedMemory(inbox), SharedMemory(outbox), Path(folder), engine, int(threads))
+        answer(
+            connection,
+            SharedMemory(inbox),
+            SharedMemory(outbox),
+            Path(folder),
+            engine,
+            threads=int(threads),
+            largest=int(largest),
+        )
 
 
 def answer(
@@ -36,41 +49,63 @@ def answer(
     outbox: SharedMemory,
     folder: Path,
     engine: str,
+    *,
     threads: int,
+    largest: int,
 ) -> None:
-    """Load the model, say so, and run what comes until the other side closes."""
+    """Load the model, say how fast it is, and run what comes until the other side closes."""
     try:
-        loaded = Package.open(folder).engine(engine, threads=threads)
+        package = Package.open(folder)
+        form = package.model(engine)
+        loaded = package.engine_of(form, threads=threads)
+        sizes = warm_up(loaded, package, form, largest=largest)
     except BadInput as error:
         connection.sendall(pack({}, outbox, failed=str(error)))
         return
-    connection.sendall(pack({}, outbox, ready=True))
-    while True:
-        header_size, payload_size = LENGTHS.unpack(receive(connection, LENGTHS.size))
-        header, payload = receive(connection, header_size), receive(connection, payload_size)
-        _, inputs = unpack(header, payload, inbox)
+    connection.sendall(pack({}, outbox, ready=True, sizes=sizes))
+    for header, payload in frames(connection):
+        facts, inputs = unpack(header, payload, inbox)
+        begun = perf_counter()
         try:
-            outputs = loaded.run(inputs)
+            outputs = filled_up(loaded.run, inputs, facts["size"]) if "size" in facts else loaded.run(inputs)
         except BadInput as error:
             frame = pack({}, outbox, error=str(error), bad_input=True)
         except Exception as error:  # whatever an engine raises is this batch's answer, not the worker's end
             traceback.print_exc()
             frame = pack({}, outbox, error=f"{type(error).__name__}: {error}", bad_input=False)
         else:
-            frame = pack({name: [array] for name, array in outputs.items()}, outbox)
+            seconds = perf_counter() - begun
+            frame = pack({name: [array] for name, array in outputs.items()}, outbox, seconds=seconds)
         connection.sendall(frame)
 
 
-def receive(connection: socket.socket, size: int) -> bytes:
-    """Exactly `size` bytes. Raises EOFError if the other side has closed."""
-    parts = []
-    while size:
-        part = connection.recv(size)
-        if not part:
-            raise EOFError
-        parts.append(part)
-        size -= len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+def filled_up(run: Callable[[Tensors], Mapping[str, Array]], inputs: Tensors, size: int) -> Tensors:
+    """The outputs for `inputs`, run as a batch of `size` rows, the last row repeated."""
+    rows = len(next(iter(inputs.values())))
+    full = {
+        name: np.concatenate((array, np.repeat(array[-1:], size - rows, axis=0)))
+        for name, array in inputs.items()
+    }
+    return {name: array[:rows] for name, array in run(full).items()}
+
+
+def frames(connection: socket.socket) -> Iterator[tuple[bytes, bytes]]:
+    """Header and payload of each frame. Raises EOFError when the other side has closed."""
+    buffer = bytearray()
+    while True:
+        size = LENGTHS.size
+        while len(buffer) < size:
+            part = connection.recv(1 << 18)
+            if not part:
+                raise EOFError
+            buffer += part
+            if len(buffer) >= LENGTHS.size:
+                size = LENGTHS.size + sum(LENGTHS.unpack_from(buffer))
+        header_size, payload_size = LENGTHS.unpack_from(buffer)
+        middle = LENGTHS.size + header_size
+        header, payload = bytes(buffer[LENGTHS.size : middle]), bytes(buffer[middle : middle + payload_size])
+        del buffer[: middle + payload_size]
+        yield header, payload
 
 
 def die_with(parent: int) -> None:

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from time import monotonic
+from typing import Any, cast
 
 from fulldeck.errors import BadInput
 from fulldeck.serving.http import Refusal
@@ -18,14 +19,15 @@ from fulldeck.serving.queue import Job, JobQueue
 from fulldeck.serving.wire import LENGTHS, SharedMemory, Tensors, pack, unpack
 
 DIED = "the engine process died while it worked on this request; try again"
+SLOW = 3.0
+"""Times what a slow batch takes after which an engine process is taken for hung."""
 
 
 class WorkerProcess(asyncio.Protocol):
     """One child, started by the constructor; `gone` is set once it has ended.
 
-    `limit` is the time in seconds that a batch may take; a child that takes longer is killed. `idle` is
-    called whenever it has finished a batch, `done` with the seconds that it spent on one and the rows that it
-    answered. Raises OSError if no process can be started.
+    `idle` is called whenever it has finished a batch, `done` with the seconds that it spent on one and the rows
+    that it answered. Raises OSError if no process can be started.
     """
 
     def __init__(
@@ -35,19 +37,17 @@ class WorkerProcess(asyncio.Protocol):
         threads: int,
         *,
         queue: JobQueue,
-        limit: float,
         idle: Callable[[], None],
         done: Callable[[float, int], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue = queue
-        self._limit = limit
         self._idle = idle
         self._done = done
         self._begun = 0.0
         self._buffer = bytearray()
         self._batch: list[Job] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._rows = 0
         self._transport: asyncio.Transport | None = None
         self._loaded: asyncio.Future[None] = self._loop.create_future()
         self.ready = False
@@ -58,15 +58,10 @@ class WorkerProcess(asyncio.Protocol):
             self._socket, theirs = socket.socketpair()
             stack.enter_context(theirs)
             descriptors = (theirs.fileno(), self._inbox.descriptor, self._outbox.descriptor)
-            arguments = (
-                str(folder.resolve()),
-                engine,
-                str(threads),
-                str(os.getpid()),
-                *map(str, descriptors),
-            )
+            numbers = (threads, min(queue.largest, queue.max_batch), os.getpid(), *descriptors)
+            words = ("-P", "-m", "fulldeck.serving.worker", str(folder.resolve()), engine, *map(str, numbers))
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "fulldeck.serving.worker", *arguments],
+                [sys.executable, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # what an engine prints must not get between the server's own output
                 pass_fds=descriptors,
@@ -76,7 +71,7 @@ class WorkerProcess(asyncio.Protocol):
             stack.pop_all()
 
     async def load(self) -> None:
-        """Wait until the child has loaded the package.
+        """Wait until the child has loaded the package and warmed it up.
 
         Raises BadInput with its reason if it cannot, ConnectionError if it dies.
         """
@@ -92,16 +87,23 @@ class WorkerProcess(asyncio.Protocol):
     @property
     def working_seconds(self) -> float:
         """How long it has been at its present batch; 0 without one."""
-        return self._loop.time() - self._begun if self._batch else 0.0
+        return monotonic() - self._begun if self._batch else 0.0
+
+    def hung(self, least: float) -> bool:
+        """Whether it has been at its batch for longer than `least` seconds and any such batch should take."""
+        if not self._batch or self.working_seconds < least:
+            return False
+        return self.working_seconds > SLOW * self._queue.times.slowest(self._rows)
 
     def run(self, batch: list[Job]) -> None:
         """Send a batch; its jobs get their answers, or errors, in any case."""
         assert self._transport is not None
         self._batch = batch
-        self._begun = self._loop.time()
+        self._begun = monotonic()
+        self._rows = rows = sum(job.rows for job in batch)
+        size = self._queue.times.size(rows)
         parts = {name: [job.inputs[name] for job in batch] for name in batch[0].inputs}
-        self._transport.write(pack(parts, self._inbox))
-        self._timer = self._loop.call_later(self._limit, self.kill)
+        self._transport.write(pack(parts, self._inbox, **({"size": size} if size > rows else {})))
 
     def kill(self) -> None:
         """End the child at once."""
@@ -120,8 +122,7 @@ class WorkerProcess(asyncio.Protocol):
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -133,17 +134,18 @@ class WorkerProcess(asyncio.Protocol):
                 return
             header, payload = bytes(self._buffer[LENGTHS.size : middle]), bytes(self._buffer[middle:end])
             del self._buffer[:end]
-            self._receive(*unpack(header, payload, self._outbox))
+            # Copied, because shared memory belongs to the next batch as soon as that is sent.
+            self._receive(*unpack(header, payload, self._outbox, copy=True))
 
     def connection_lost(self, error: Exception | None) -> None:
         self.ready = False
-        self._stop_timer()
         self.kill()
         if self._batch:
             self._done(self.working_seconds, 0)
-        for job in self._batch:
+        batch, self._batch = self._batch, []
+        self._queue.finished(batch)
+        for job in batch:
             job.fail(Refusal(503, DIED, ("retry-after", "1")))
-        self._batch = []
         self._inbox.close()
         self._outbox.close()
         if not self._loaded.done():
@@ -152,43 +154,46 @@ class WorkerProcess(asyncio.Protocol):
 
     def _receive(self, facts: dict[str, Any], outputs: Tensors) -> None:
         if self._batch:
-            self._stop_timer()
-            self._done(self.working_seconds, 0 if "error" in facts else sum(job.rows for job in self._batch))
+            took, rows = self.working_seconds, self._rows
             batch, self._batch = self._batch, []
-            self._answer(batch, facts, outputs)
+            self._queue.finished(batch)
+            self._done(took, 0 if "error" in facts else rows)
+            if "seconds" in facts:
+                self._queue.times.ran(self._queue.times.size(rows), facts["seconds"], took - facts["seconds"])
+            if self._goes_back(batch, facts, outputs):
+                self._queue.put_back(batch)
+                return
+            # The next batch is on its way before this one's answers are written.
             self._idle()
+            self._answer(batch, facts, outputs)
         elif self._loaded.done():
             self.kill()
         elif "failed" in facts:
             self._loaded.set_exception(BadInput(facts["failed"]))
         else:
+            self._queue.times.learn(facts["sizes"])
             self.ready = True
             self._loaded.set_result(None)
 
-    def _answer(self, batch: list[Job], facts: dict[str, Any], outputs: Tensors) -> None:
-        rows = sum(job.rows for job in batch)
+    def _goes_back(self, batch: list[Job], facts: dict[str, Any], outputs: Tensors) -> bool:
+        """Whether these jobs must be run one by one."""
         if len(batch) == 1:
-            if "error" in facts:
-                batch[0].fail(
-                    Refusal(400 if facts["bad_input"] else 500, f"the model failed: {facts['error']}")
-                )
-            else:
-                batch[0].succeed({name: array.copy() for name, array in outputs.items()})
-        elif "error" in facts:
-            self._queue.put_back(batch)
-        elif any(array.shape[:1] != (rows,) for array in outputs.values()):
-            self._queue.joinable = False
-            self._queue.put_back(batch)
+            return False
+        if "error" in facts:
+            return True
+        if all(array.shape[:1] == (self._rows,) for array in outputs.values()):
+            return False
+        self._queue.largest = 1
+        return True
+
+    def _answer(self, batch: list[Job], facts: dict[str, Any], outputs: Tensors) -> None:
+        if "error" in facts:
+            batch[0].fail(Refusal(400 if facts["bad_input"] else 500, f"the model failed: {facts['error']}"))
+        elif len(batch) == 1:
+            batch[0].succeed(outputs)
         else:
-            # Copied, because shared memory belongs to the next batch as soon as that is sent.
-            outputs = {name: array.copy() for name, array in outputs.items()}
             start = 0
             for job in batch:
                 end = start + job.rows
                 job.succeed({name: array[start:end] for name, array in outputs.items()})
                 start = end
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None

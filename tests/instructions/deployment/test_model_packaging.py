@@ -44,6 +44,7 @@ def test_the_served_form_alone_is_packed_by_default(quantised, tmp_path):
         "manifest.json",
         "manifest.sha256",
         "model.int8.onnx",
+        "reference.safetensors",
         "service.json",
     ]
     assert made.model().precision == "int8"

@@ -53,6 +53,7 @@ from fulldeck.files import atomic_folder, refusing_disk, write_json, write_text,
 from fulldeck.instruction import GOALS, Evidence, Instruction, instruction, param
 from fulldeck.networks import describe
 from fulldeck.package import ENCODER, MANIFEST, SERVICE, Package, PackagedModel, ServiceFile, TensorSpec, seal
+from fulldeck.reference import label, write_reference
 from fulldeck.service import Service, Serving
 
 if TYPE_CHECKING:
@@ -188,6 +189,8 @@ def package_model(
         write_json(temporary / SERVICE, service.model_dump(mode="json"))
         write_json(temporary / ENCODER, encoder.to_json())
         write_text(temporary / ENVIRONMENT, _environment())
+        answers = {label(form): expected[form.engine] for form in described}
+        write_reference(temporary, example, answers)
         seal(temporary, {"name": name, "fulldeck": __version__, **facts})
         package = Package.open(temporary)
         for engine, outputs in expected.items():

@@ -1,15 +1,15 @@
-"""Load on an HTTP server from a process of its own: a closed loop, or an open loop with Poisson arrivals.
+"""Load on an HTTP server: a closed loop, or an open loop with Poisson arrivals.
 
-Reads one JSON object from standard input and writes one to standard output:
+As a program (`python -m fulldeck.load_generator`) it reads one JSON object from standard input and writes one:
 
     {"port", "requests": [base64 of complete HTTP/1.1 requests], "connections", "seconds", "warm_up",
      "rate": requests a second for an open loop, or null for a closed loop, "seed"}
-    {"sent", "answered", "wrong": {status: n}, "seconds", "rate", "p50_ms", "p90_ms", "p99_ms", "max_ms"}
+    {"sent", "answered", "wrong": {status: n}, "seconds", "rate", "p50_ms", "p90_ms", "p99_ms", "max_ms",
+     "refused_p99_ms"}
 
-It is one loop over epoll with requests that were built before, so that it costs little beside a server
-on the same two cores (about 10 microseconds a request). In an open loop latency counts from the planned
-arrival, also while all connections are taken: a server that stalls cannot make its clients wait unseen
-(no coordinated omission).
+It is one loop over sockets with requests that were built before, so that it costs little beside a server
+on the same cores. In an open loop latency counts from the planned arrival, also while all connections are
+taken: a server that stalls cannot make its clients wait unseen (no coordinated omission).
 """
 
 from __future__ import annotations
@@ -18,43 +18,57 @@ import base64
 import json
 import random
 import select
+import selectors
 import socket
 import sys
 from collections import Counter, deque
+from collections.abc import Sequence
 from itertools import cycle
 from time import perf_counter
 from typing import Any
+
+Exchange = tuple[float, float, int]
+"""(start, end, status) of one request; status 0: it was never answered."""
 
 
 class Connections:
     """`count` keep-alive connections to one port, and the answer that each is still waiting for."""
 
     def __init__(self, port: int, count: int) -> None:
-        self.epoll = select.epoll()
+        self._selector = selectors.DefaultSelector()
         self.sockets: dict[int, socket.socket] = {}
-        self.parts: dict[int, bytes] = {}
+        self._parts: dict[int, bytes] = {}
         for _ in range(count):
             connection = socket.create_connection(("127.0.0.1", port))
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.settimeout(60)
             self.sockets[connection.fileno()] = connection
-            self.epoll.register(connection.fileno(), select.EPOLLIN)
+            self._selector.register(connection, selectors.EVENT_READ)
 
     def answers(self, timeout: float) -> list[tuple[int, int]]:
         """Wait up to `timeout` seconds; (connection, status) of every answer that is now complete."""
-        # epoll alone rounds its time-out up to whole milliseconds.
-        select.select([self.epoll.fileno()], [], [], timeout)
+        if hasattr(self._selector, "fileno"):
+            # epoll alone rounds its time-out up to whole milliseconds.
+            select.select([self._selector.fileno()], [], [], timeout)
+            timeout = 0.0
         done = []
-        for number, _ in self.epoll.poll(0):
-            data = self.parts.pop(number, b"") + self.sockets[number].recv(1 << 18)
+        for key, _ in self._selector.select(timeout):
+            number = key.fd
+            data = self._parts.pop(number, b"") + self.sockets[number].recv(1 << 18)
             if not data:
                 raise ConnectionError("the server closed a connection")
             head = data.find(b"\r\n\r\n")
             if head >= 0 and len(data) >= head + 4 + _length(data[:head]):
                 done.append((number, int(data[9:12])))
             else:
-                self.parts[number] = data
+                self._parts[number] = data
         return done
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._selector.close()
+        for connection in self.sockets.values():
+            connection.close()
 
 
 def _length(head: bytes) -> int:
@@ -62,10 +76,15 @@ def _length(head: bytes) -> int:
     return int(head[start + 15 :].split(b"\r\n", 1)[0]) if start >= 0 else 0
 
 
-def closed_loop(
-    connections: Connections, requests: list[bytes], seconds: float
-) -> list[tuple[float, float, int]]:
-    """Every connection sends its next request as soon as it has an answer: (start, end, status) of each."""
+def http_request(path: str, body: bytes, content_type: str = "application/json", **headers: str) -> bytes:
+    """A complete POST; underscores in names of `headers` stand for hyphens."""
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Type: {content_type}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
+def closed_loop(connections: Connections, requests: Sequence[bytes], seconds: float) -> list[Exchange]:
+    """Every connection sends its next request as soon as it has an answer."""
     following = cycle(requests)
     started = {}
     for number, connection in connections.sockets.items():
@@ -83,16 +102,16 @@ def closed_loop(
 
 
 def open_loop(
-    connections: Connections, requests: list[bytes], seconds: float, rate: float, seed: int
-) -> list[tuple[float, float, int]]:
-    """Requests at Poisson times, whatever the server does: (planned start, end, status) of each.
+    connections: Connections, requests: Sequence[bytes], seconds: float, rate: float, seed: int
+) -> list[Exchange]:
+    """Requests at Poisson times, whatever the server does; a start is the planned one.
 
     What is not answered `seconds` after the last arrival has status 0 and counts as that late.
     """
     following = cycle(requests)
     randomness = random.Random(seed)
     begin = perf_counter() + 0.05
-    arrivals = deque()
+    arrivals: deque[float] = deque()
     moment = randomness.expovariate(rate)
     while moment < seconds:
         arrivals.append(begin + moment)
@@ -110,8 +129,32 @@ def open_loop(
         for number, status in connections.answers(wait):
             results.append((started.pop(number), perf_counter(), status))
             idle.append(number)
-    late = [*started.values(), *(moment for moment in arrivals)]
+    late = [*started.values(), *arrivals]
     return results + [(moment, limit, 0) for moment in late]
+
+
+def summary(results: Sequence[Exchange]) -> dict[str, Any]:
+    """What is written of a trial. Latencies are those of answers with 200 and of requests never answered."""
+    statuses = Counter(status for _, _, status in results)
+    took = sorted(end - start for start, end, status in results if status in (0, 200))
+    refused = sorted(end - start for start, end, status in results if status == 429)
+    span = max(end for _, end, _ in results) - min(start for start, _, _ in results)
+    return {
+        "sent": len(results),
+        "answered": statuses[200],
+        "wrong": {str(status): count for status, count in statuses.items() if status != 200},
+        "seconds": span,
+        "rate": statuses[200] / span,
+        **{
+            f"{name}_ms": _at(took, share)
+            for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
+        },
+        "refused_p99_ms": _at(refused, 0.99),
+    }
+
+
+def _at(ordered: Sequence[float], share: float) -> float | None:
+    return 1000 * ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else None
 
 
 def main() -> None:
@@ -125,24 +168,7 @@ def main() -> None:
         results = closed_loop(connections, requests, wish["seconds"])
     else:
         results = open_loop(connections, requests, wish["seconds"], wish["rate"], wish["seed"])
-    took = sorted(end - start for start, end, _ in results)
-    statuses = Counter(status for _, _, status in results)
-    span = max(end for _, end, _ in results) - min(start for start, _, _ in results)
-    good = statuses[200]
-    json.dump(
-        {
-            "sent": len(results),
-            "answered": good,
-            "wrong": {str(status): count for status, count in statuses.items() if status != 200},
-            "seconds": span,
-            "rate": good / span,
-            **{
-                f"{name}_ms": 1000 * took[min(len(took) - 1, int(len(took) * share))]
-                for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
-            },
-        },
-        sys.stdout,
-    )
+    json.dump(summary(results), sys.stdout)
 
 
 if __name__ == "__main__":
