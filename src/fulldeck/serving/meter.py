@@ -66,9 +66,7 @@ class Reading:
 class Meter:
     """Reads one server; each meter has readings of its own, so one does not disturb another."""
 
-    def __init__(
-        self, metrics: ServerMetrics, queue: Served, supervisor: Served, traffic: Traffic
-    ) -> None:
+    def __init__(self, metrics: ServerMetrics, queue: Served, supervisor: Served, traffic: Traffic) -> None:
         self._metrics = metrics
         self._queue = queue
         self._supervisor = supervisor
