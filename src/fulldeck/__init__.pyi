@@ -23,6 +23,11 @@ from fulldeck.instructions.deployment.model_serving_framework import ModelServin
 from fulldeck.instructions.deployment.model_serving_framework import fastest_engine as fastest_engine
 from fulldeck.instructions.deployment.model_serving_framework import in_engine as in_engine
 from fulldeck.instructions.deployment.model_serving_framework import serve_package as serve_package
+from fulldeck.instructions.deployment.overload_protection import OverloadProtection as OverloadProtection
+from fulldeck.instructions.deployment.overload_protection import limit_asgi as limit_asgi
+from fulldeck.instructions.deployment.request_batching import RequestBatching as RequestBatching
+from fulldeck.instructions.deployment.request_batching import dependent as dependent
+from fulldeck.instructions.deployment.request_batching import join_calls as join_calls
 from fulldeck.instructions.inference.onnx_export import OnnxExport as OnnxExport
 from fulldeck.instructions.inference.onnx_export import export_onnx as export_onnx
 from fulldeck.instructions.inference.post_training_quantization import PostTrainingQuantization as PostTrainingQuantization
