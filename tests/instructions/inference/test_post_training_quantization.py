@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from fulldeck.budget import fewest_spared
 from fulldeck.candidate import Candidate
 from fulldeck.data import Data, Examples
 from fulldeck.encoders.tensor import TensorEncoder
@@ -20,7 +21,6 @@ from fulldeck.instructions.inference.post_training_quantization import (
     quantize_module,
     quantize_onnx,
 )
-from fulldeck.instructions.inference.post_training_quantization.budget import fewest_spared
 from fulldeck.networks import build
 
 

@@ -60,9 +60,8 @@ if TYPE_CHECKING:
 OUTPUT = "output"
 BATCHES = (1, 3, 17)
 """Batch sizes at which an export is compared with the module: none is the one that it was traced with."""
-ROUNDED = 0.05
-"""Difference that is allowed between integers: what lies on the edge of two may be rounded to either."""
-_INTEGERS = ("int8", "int4")
+_ROUNDING = {"int8": 0.05, "int4": 0.05, "fp16": 0.01}
+"""Difference that is allowed by precision: what lies on the edge of two numbers may be rounded to either."""
 _LAUNCHING, _LEFT = 0.25, 0.1
 """Share of a pass that must be launching before less of it is predicted; what a session's own call leaves."""
 
@@ -110,7 +109,7 @@ class OnnxExport(Instruction):
             candidate.example(max(BATCHES)),
             path,
             opset=self.opset,
-            max_difference=max(self.max_difference, ROUNDED if candidate.precision in _INTEGERS else 0),
+            max_difference=max(self.max_difference, _ROUNDING.get(candidate.precision, 0)),
             metadata=facts,
         )
         return candidate.with_artifact(Artifact(path, "onnx", candidate.precision, "onnxruntime"))

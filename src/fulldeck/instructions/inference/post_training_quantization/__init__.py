@@ -47,13 +47,13 @@ from pydantic import model_validator
 from torch import nn
 
 from fulldeck.batch import Tensors
+from fulldeck.budget import Losses, fewest_spared
 from fulldeck.calibration import calibration_rows
 from fulldeck.candidate import Artifact, Candidate, Tolerance
 from fulldeck.data import Array
 from fulldeck.errors import CannotAct, extra
 from fulldeck.files import write_json
 from fulldeck.instruction import Evidence, Instruction, Prediction, instruction, param
-from fulldeck.instructions.inference.post_training_quantization.budget import Losses, fewest_spared
 from fulldeck.instructions.inference.post_training_quantization.choice import fastest_form, forms_to_try
 from fulldeck.instructions.inference.post_training_quantization.forms import Form, forms_of_file
 from fulldeck.instructions.inference.post_training_quantization.onnx_file import (
