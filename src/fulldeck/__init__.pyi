@@ -39,6 +39,9 @@ from fulldeck.instructions.inference.post_training_quantization import quantize_
 from fulldeck.instructions.inference.quantization_aware_training import QuantizationAwareTraining as QuantizationAwareTraining
 from fulldeck.instructions.inference.quantization_aware_training import convert as convert
 from fulldeck.instructions.inference.quantization_aware_training import prepare_qat as prepare_qat
+from fulldeck.instructions.inference.reduced_precision_inference import ReducedPrecisionInference as ReducedPrecisionInference
+from fulldeck.instructions.inference.reduced_precision_inference import lower_precision as lower_precision
+from fulldeck.instructions.inference.reduced_precision_inference import precision_sensitivity as precision_sensitivity
 from fulldeck.instructions.training.amp_optimizer import AmpOptimizer as AmpOptimizer
 from fulldeck.instructions.training.amp_optimizer import keep_in_float32 as keep_in_float32
 from fulldeck.instructions.training.amp_optimizer import low_precision_share as low_precision_share
