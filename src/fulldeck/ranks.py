@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,16 @@ from torch import Tensor
 from fulldeck.errors import BadInput
 
 Result = TypeVar("Result")
+
+
+class GradientExchange(Protocol):
+    """What exchanges gradients while they are computed, and may be told to wait: `TrainingLoop.exchange` is one."""
+
+    held: bool
+    """Whether gradients stay each rank's own until `now`."""
+
+    def now(self) -> None:
+        """Exchange what was held back. A collective."""
 
 
 class Ranks:

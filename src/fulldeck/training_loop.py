@@ -43,7 +43,7 @@ from fulldeck.loss_log import LossLog
 from fulldeck.memory import freed_memory_kept
 from fulldeck.random_state import seed_all
 from fulldeck.rank_share import most_rows, shares
-from fulldeck.ranks import Ranks
+from fulldeck.ranks import GradientExchange, Ranks
 from fulldeck.step_clock import (
     BACKWARD,
     COMMUNICATION,
@@ -120,6 +120,7 @@ class TrainingLoop:
         self.loss_scale: float | Tensor = 1.0
         # Of several processes each computes its share of every batch; losses and decisions are those of all.
         self.ranks = Ranks(together=False)
+        self.exchange: GradientExchange | None = None
 
         self.optimizers: list[torch.optim.Optimizer] = []
         self.epoch = 0

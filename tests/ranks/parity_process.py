@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fulldeck.batch import Part
 from fulldeck.data import Data, Examples
 from fulldeck.encoders.tensor import TensorEncoder
 from fulldeck.instruction import Instruction, Situation
 from fulldeck.instructions.training.distributed_data_parallel import DistributedDataParallel
+from fulldeck.instructions.training.dynamic_batch_scheduler import DynamicBatchScheduler
 from fulldeck.instructions.training.early_stopping import EarlyStopping
 from fulldeck.instructions.training.fully_sharded_training import FullyShardedTraining
 from fulldeck.instructions.training.gradient_stabilization import GradientStabilization
@@ -91,6 +93,8 @@ class Case:
     metrics: Mapping[str, Any] = field(default_factory=lambda: {"accuracy": accuracy})
     epochs: int = 3
     rate: float = 0.01
+    out_of_memory: bool = False
+    """On the last rank, from the second step on, with more than 3 rows at once."""
 
 
 CASES: Mapping[str, Case] = {
@@ -110,6 +114,7 @@ CASES: Mapping[str, Case] = {
         (WeightAveraging(decay=0.9), EarlyStopping(patience=1)), epochs=30, rate=0.3
     ),
     "plateau": Case((LrScheduler(kind="plateau", patience=0),), epochs=8, rate=0.3),
+    "memory that runs out on one rank": Case((DynamicBatchScheduler(),), out_of_memory=True),
     "range test": Case((LrScheduler(range_test=True),)),
 }
 
@@ -144,6 +149,13 @@ def training(case: Case, kind: str | None, folder: Path, **settings: Any) -> Tra
         spread = [KINDS[kind](init_method=place.init_method, timeout_seconds=place.timeout_seconds)]
     for one in planned(*case.instructions, *spread):
         loop.attach(one, one.card.name)
+    if case.out_of_memory:
+
+        def full(part: Part) -> None:
+            if loop.updates and len(part.targets) > 3 and loop.ranks.rank == loop.ranks.world_size - 1:
+                raise MemoryError
+
+        loop.on("after_forward", full)
     return loop
 
 
@@ -182,7 +194,12 @@ def main() -> None:
 
 
 def in_kind(kind: str, folder: Path) -> dict[str, Any]:
-    return {name: found(case, kind, folder) for name, case in CASES.items()}
+    return {name: found(case, kind, folder) for name, case in CASES.items() if goes_with(case, kind)}
+
+
+def goes_with(case: Case, kind: str) -> bool:
+    """Whether a plan may have both."""
+    return not any(KINDS[kind]().clash(one) for one in case.instructions)
 
 
 if __name__ == "__main__":

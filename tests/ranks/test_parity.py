@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.ranks.parity_process import CASES, KINDS
+from tests.ranks.parity_process import CASES, KINDS, goes_with
 
+PAIRS = [(name, kind) for name, case in CASES.items() for kind in KINDS if goes_with(case, kind)]
 DECISIONS = ("stopped", "skipped", "epochs", "steps", "notes")
 
 
@@ -30,8 +31,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "kind"), PAIRS)
 def test_two_processes_learn_what_one_does(found: dict[str, Any], name: str, kind: str) -> None:
     alone, both = found["alone"][name], found["ranks"][0][kind][name]
     for decision in DECISIONS:
@@ -44,8 +44,7 @@ def test_two_processes_learn_what_one_does(found: dict[str, Any], name: str, kin
         assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "kind"), PAIRS)
 def test_all_ranks_have_the_same_bits(found: dict[str, Any], name: str, kind: str) -> None:
     first, second = (rank[kind][name] for rank in found["ranks"])
     for what in ("weights", "losses", "history", *DECISIONS):
@@ -56,4 +55,6 @@ def test_the_cases_decide_something(found: dict[str, Any]) -> None:
     assert found["alone"]["clipping and skipping"]["skipped"]
     assert found["alone"]["early stopping of an average"]["stopped"]
     assert found["alone"]["plateau"]["rate"] < CASES["plateau"].rate
+    memory = found["ranks"][0]["replicas"]["memory that runs out on one rank"]["reported"]
+    assert memory["dynamic_batch_scheduler"]["ran_out_of_memory"]["after"] > 0
     assert found["alone"]["range test"]["rate"] != CASES["range test"].rate

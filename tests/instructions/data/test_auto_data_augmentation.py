@@ -21,6 +21,7 @@ from fulldeck.instructions.data.auto_data_augmentation import (
 )
 from fulldeck.instructions.data.auto_data_augmentation.operations import OPERATIONS, apply_operations
 from fulldeck.instructions.data.auto_data_augmentation.strength import FoundMagnitude
+from fulldeck.ranks import Ranks
 from fulldeck.training_loop import TrainingLoop
 
 
@@ -310,10 +311,14 @@ def test_the_magnitude_rises_while_augmented_samples_are_right_and_falls_when_no
     targets, augmented = torch.arange(100) % 4, torch.arange(100) % 2 == 0
     right = nn.functional.one_hot(targets, 4).float()
     for _ in range(60):
+        found.begin()
         found.observe(right, targets, augmented)
+        found.learn(Ranks(together=False))
     assert found.magnitude == pytest.approx(0.3)
     for _ in range(60):
+        found.begin()
         found.observe(torch.where(augmented[:, None], right.roll(1, 1), right), right, augmented)
+        found.learn(Ranks(together=False))
     assert found.magnitude < 0.1
 
 

@@ -39,7 +39,10 @@ class Augmenter:
         if settings.magnitude == "auto" and settings.policy != "none":
             self.found = FoundMagnitude(loop.device)
             loop.keep(self.found)
+            found = self.found
+            loop.on("batch_start", lambda batch: found.begin())
             loop.on("after_forward", self.follow)
+            loop.on("step_end", lambda batch: found.learn(loop.ranks))
             loop.on("evaluation", self.report)
         if settings.attack != "none":
             if settings.separate_statistics:

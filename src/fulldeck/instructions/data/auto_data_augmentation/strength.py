@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from fulldeck.ranks import Ranks
 
 _MEMORY = 0.95
 """How much of the running accuracies is kept at each measurement."""
@@ -29,16 +32,26 @@ class FoundMagnitude:
         self.magnitude = torch.zeros((), device=device)
         self.right = torch.zeros(2, device=device)
         self.seen = torch.zeros(2, device=device)
+        self.counted = torch.zeros(2, 2, device=device)
+
+    def begin(self) -> None:
+        """A batch begins."""
+        self.counted.zero_()
 
     def observe(self, outputs: Tensor, targets: Tensor, augmented: Tensor) -> None:
-        """Learn from N x C logits, N classes or N x C probabilities, and which rows were augmented."""
+        """Count, in N x C logits, N classes or N x C probabilities, by which rows were augmented."""
         classes = targets.argmax(1) if targets.ndim == 2 else targets
         right = (outputs.detach().argmax(1) == classes).float()
         rows = torch.stack([~augmented, augmented]).float()
-        self.right = _MEMORY * self.right + rows @ right
-        self.seen = _MEMORY * self.seen + rows.sum(1)
+        self.counted += torch.stack([rows @ right, rows.sum(1)])
+
+    def learn(self, ranks: Ranks) -> None:
+        """The batch is over: let the magnitude follow what was counted of it, on all ranks together."""
+        right, seen = ranks.total(self.counted)
+        self.right = _MEMORY * self.right + right
+        self.seen = _MEMORY * self.seen + seen
         clean, changed = self.right / self.seen.clamp(min=1)
-        step = len(targets) / _IMAGES
+        step = seen.sum() / _IMAGES
         self.magnitude = (self.magnitude + torch.where(changed >= _KEEP * clean, step, -step)).clamp(0, 1)
 
     def state_dict(self) -> dict[str, Any]:

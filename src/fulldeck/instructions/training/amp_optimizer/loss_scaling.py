@@ -37,6 +37,8 @@ class LossScaling:
             self.scaler.unscale_(optimizer)
 
     def before_step(self, batch: Batch) -> str | None:
+        if self.loop.ranks.world_size > 1:
+            self._agree()
         before = self.scaler.get_scale()
         self.scaler.update()
         after = self.scaler.get_scale()
@@ -49,6 +51,13 @@ class LossScaling:
             )
         self._check_statistics()
         return OVERFLOW
+
+    def _agree(self) -> None:
+        """Each rank has looked at its own gradient, or its share of it: an overflow on one is one on all."""
+        for optimizer in self.loop.optimizers:
+            found = self.scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"]
+            for device, overflow in found.items():
+                found[device] = self.loop.ranks.total(overflow)
 
     def _check_statistics(self) -> None:
         # Skipping the step undoes an overflow of the gradient, not one of the activations.

@@ -55,7 +55,10 @@ __all__ = ["DistributedDataParallel", "replicate"]
     22,
     stage="training",
     touches={"sharding"},
-    before={"touches:graph": "what is compiled and timed is this process's share of a batch"},
+    before={
+        "touches:graph": "what is compiled and timed is this process's share of a batch",
+        "touches:batch_size": "what is done again for want of memory is done before anything is exchanged",
+    },
     conflicts={
         "fully_sharded_training": "both spread the training over processes; leave one out, this one if the model "
         "does not fit into one device"
@@ -102,6 +105,7 @@ class DistributedDataParallel(SpreadTraining):
         if loop.ranks.world_size == 1:
             return
         training = ReplicatedTraining(self, loop)
+        loop.exchange = training
         loop.wrap_model(training.wrap)
         loop.around("gradients", training.gradients)
         draw_apart(loop)

@@ -4,7 +4,7 @@ No postponed annotations here: DDP looks at those of its hook.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -46,6 +46,21 @@ class Exchange:
         if bucket.is_last():
             self.sent = time.perf_counter()
         return future
+
+    @torch.no_grad()
+    def add_up_all(self, gradients: Sequence[Tensor], bytes_at_once: int) -> None:
+        """As the hook does it, at once and in place: tensors of one type together, so many bytes at a time."""
+        waiting: list[Tensor] = []
+        for place, gradient in enumerate(gradients):
+            waiting.append(gradient)
+            following = gradients[place + 1] if place + 1 < len(gradients) else None
+            full = sum(one.nbytes for one in waiting) >= bytes_at_once
+            if following is None or full or following.dtype != gradient.dtype:
+                added = self._add_up(torch.cat([one.flatten() for one in waiting])).wait()
+                sizes = [one.numel() for one in waiting]
+                for one, mean in zip(waiting, torch.split(added, sizes), strict=True):
+                    one.copy_(mean.view_as(one))
+                waiting = []
 
     def _add_up(self, gradients: Tensor) -> torch.futures.Future[torch.Tensor]:
         sending = gradients if self.narrow is None else gradients.to(self.narrow)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ class ReplicatedTraining:
         self.instruction = instruction
         self.loop = loop
         self.replicas: Replicas | None = None
+        self.held = False
         self.figures = loop.figures()
         self.waited = 0.0
         self.steps = 0
@@ -53,7 +55,7 @@ class ReplicatedTraining:
 
     def part(self, part: Part, inner: Callable[[Part], None]) -> None:
         """Gradients are exchanged while the last part's are computed, and for no other part."""
-        if self.replicas is None or not part.last:
+        if self.replicas is None or not part.last or self.held:
             inner(part)
             return
         exchange = self.replicas.exchange
@@ -68,6 +70,19 @@ class ReplicatedTraining:
             raise RunFailed(self._missing())
         self.loop.clock.seconds[BACKWARD] -= waited
         self.loop.clock.seconds[COMMUNICATION] += waited
+
+    def now(self) -> None:
+        """Exchange gradients that were computed while this was held."""
+        if self.replicas is None:
+            return
+        start = time.perf_counter()
+        gradients = []
+        for parameter in self.loop.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+        self.replicas.exchange.add_up_all(gradients, int(self.instruction.bucket_mb * 2**20))
+        self.loop.clock.seconds[COMMUNICATION] += time.perf_counter() - start
 
     def gradients(self, batch: Batch, inner: Callable[[Batch], None]) -> None:
         """Batch-norm's statistics are gathered from each rank's rows: keep their mean."""

@@ -26,6 +26,7 @@ from fulldeck.memory import (
     spoken_bytes,
 )
 from fulldeck.random_state import random_state, restore_random_state
+from fulldeck.rank_share import most_rows
 
 if TYPE_CHECKING:
     from fulldeck.instructions.training.dynamic_batch_scheduler import DynamicBatchScheduler
@@ -75,20 +76,35 @@ class Parts:
 
     def gradients(self, batch: Batch, inner: Callable[[Batch], None]) -> None:
         row = self._row(batch)
-        self.whole = max(self.whole, row * len(batch.targets))
-        if self.size == 0:
-            self._predict(batch, inner, row)
-        while not self._done(batch, inner, row):
-            gc.collect()
-            give_back(self.device)
+        count = len(batch.targets)
+        if batch.whole is not None:
+            count = most_rows(len(batch.whole), self.loop.ranks.world_size)
+        self.whole = max(self.whole, row * count)
+        # Memory may run out on one rank alone: then all of them compute the batch again, so nothing of it is
+        # exchanged before it is there on all.
+        exchange = self.loop.exchange
+        if exchange is not None:
+            exchange.held = True
+        try:
+            if self.size == 0:
+                self._predict(batch, inner, row)
+            while not self._done(batch, inner, row, count):
+                gc.collect()
+                give_back(self.device)
+        finally:
+            if exchange is not None:
+                exchange.held = False
+        if exchange is not None:
+            exchange.now()
 
-    def _done(self, batch: Batch, inner: Callable[[Batch], None], row: int) -> bool:
-        rows = self._rows(len(batch.targets), row)
+    def _done(self, batch: Batch, inner: Callable[[Batch], None], row: int, count: int) -> bool:
+        rows = self._rows(count, row)
         self.loop.micro_batch = rows
         before = _device_random_state(self.device)
         statistics = self._statistics()
         if statistics:
             torch._foreach_copy_(self.kept, statistics)
+        failed = True
         try:
             inner(batch)
         except (RuntimeError, MemoryError) as error:
@@ -100,10 +116,12 @@ class Parts:
                     "use); add gradient_checkpointing or amp_optimizer, or make the model or its input smaller"
                 ) from None
         else:
-            self.accumulated |= rows < len(batch.targets)
+            failed = False
+        # Here, not above: the exception holds on to all that was computed.
+        if self.loop.ranks.least(0 if failed else 1) == 1:
+            self.accumulated |= rows < count
             self.largest = max(self.largest, rows * row)
             return True
-        # Here, not above: the exception holds on to all that was computed.
         _restore_device_random_state(self.device, before)
         if statistics:
             torch._foreach_copy_(statistics, self.kept)
@@ -152,6 +170,7 @@ class Parts:
                 self.size = self._fits()
             else:
                 self.size = max(some // 2, 1) * row
+        self.size = self.loop.ranks.least(self.size)
         give_back(self.device)
         self.level = memory_in_use(self.device)
         reset_peak(self.device)
@@ -205,8 +224,7 @@ class Parts:
         units, peak = self.measured
         self.measured = (units, peak + growth)
         self._note(recent_peak(self.device))
-        if units:
-            self._resize(min(self._fits(), self.size))
+        self._resize(min(self._fits(), self.size) if units else self.size)
         reset_peak(self.device)
 
     def _check(self, row: int) -> None:
@@ -221,14 +239,18 @@ class Parts:
             )
         self._note(peak)
         self.calm = self.calm + 1 if used < self.instruction.low and self.size < self.whole else 0
+        wanted = self.size
         if used > self.instruction.high and units > row:
-            self._resize(units // 2)
+            wanted = units // 2
         elif self.calm >= self.instruction.patience:
-            self._resize(max(self._fits(), self.size))
+            wanted = max(self._fits(), self.size)
+        self._resize(wanted)
         self.largest = 0
         reset_peak(self.device)
 
     def _resize(self, size: int) -> None:
+        """Let parts have `size` units, or fewer if another rank wants that."""
+        size = self.loop.ranks.least(size)
         if size != self.size:
             self.size, self.calm, self.largest = max(size, 1), 0, 0
             give_back(self.device)

@@ -53,6 +53,7 @@ __all__ = ["FullyShardedTraining", "shard"]
     },
     before={
         "parameter_efficient_finetuning": "adapters are merged into whole weights",
+        "touches:graph": "what is compiled and timed is this process's share of a batch",
     },
     conflicts={
         "distributed_data_parallel": "both spread the training over processes; leave one out, this one if the model "

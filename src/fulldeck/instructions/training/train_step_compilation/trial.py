@@ -16,11 +16,12 @@ from torch._dynamo.exc import TorchDynamoException
 from torch._inductor.exc import InductorError
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from fulldeck.batch import Batch, Part, Tensors, call, to_device
+from fulldeck.batch import Part, Tensors, call
 from fulldeck.errors import CannotAct
 from fulldeck.instructions.training.train_step_compilation.compiled_model import CompiledModel, compile_model
 from fulldeck.instructions.training.train_step_compilation.padding import pad_to_multiple
 from fulldeck.random_state import random_state, restore_random_state
+from fulldeck.trial import first_batch
 
 if TYPE_CHECKING:
     from fulldeck.instructions.training.train_step_compilation import TrainStepCompilation
@@ -103,11 +104,8 @@ class Compilation:
         """Compute the first batch both ways; refuse, or say what is gained."""
         loop, own = self.loop, self.instruction
         random = random_state()
-        place = loop.loader.state_dict() if hasattr(loop.loader, "state_dict") else None
-        inputs, targets = next(iter(loop.loader.batches(0)))
-        if place is not None:
-            loop.loader.load_state_dict(place)  # type: ignore[attr-defined]
-        batch = Batch(to_device(inputs, loop.device), to_device(targets, loop.device), loop.weigh(targets))
+        batch = first_batch(loop)
+        batch.weight = loop.weigh(batch.targets)
         part = loop.split(batch)[0]
         if own.bucket is not None:
             self.check_padding(part.inputs, own.bucket)
@@ -144,7 +142,9 @@ class Compilation:
         for _ in range(ROUNDS):
             for self.enabled in (False, True):
                 times[self.enabled].append(self.step(part)[0])
-        self.judge(median(times[False]), median(times[True]), first)
+        # The slowest rank decides, for all of them.
+        every = self.loop.ranks.gather((median(times[False]), median(times[True])))
+        self.judge(max(eager for eager, _ in every), max(compiled for _, compiled in every), first)
 
     def judge(self, eager: float, compiled: float, first: float) -> None:
         self.figures["forward_backward_ms"] = {"before": 1000 * eager, "after": 1000 * compiled}
