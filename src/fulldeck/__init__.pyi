@@ -28,6 +28,10 @@ from fulldeck.instructions.deployment.overload_protection import limit_asgi as l
 from fulldeck.instructions.deployment.request_batching import RequestBatching as RequestBatching
 from fulldeck.instructions.deployment.request_batching import dependent as dependent
 from fulldeck.instructions.deployment.request_batching import join_calls as join_calls
+from fulldeck.instructions.inference.knowledge_distillation import KnowledgeDistillation as KnowledgeDistillation
+from fulldeck.instructions.inference.knowledge_distillation import distillation_loss as distillation_loss
+from fulldeck.instructions.inference.knowledge_distillation import feature_loss as feature_loss
+from fulldeck.instructions.inference.knowledge_distillation import soft_target_loss as soft_target_loss
 from fulldeck.instructions.inference.onnx_export import OnnxExport as OnnxExport
 from fulldeck.instructions.inference.onnx_export import export_onnx as export_onnx
 from fulldeck.instructions.inference.post_training_quantization import PostTrainingQuantization as PostTrainingQuantization

@@ -84,7 +84,8 @@ class Evidence:
     `workload` is a built-in name; `metric` the figure that it improves; `expect` the effect claimed, as a
     ratio (`<= 0.6x`), a difference (`>= +0.02`) or alone (`>= 1.0`); `cost` what it may cost, by figure;
     `beside` names the instructions that both arms have; `peer` is a library that does the same and can be
-    measured beside it (`fulldeck.evidence.peers`).
+    measured beside it (`fulldeck.evidence.peers`); `settings` are keys of the workload, where its defaults would not
+    show it.
 
     A figure is `step_time`, `latency`, `peak_memory`, `artifact_bytes`, `steps_to_target`, a metric or loss
     of the workload, a change that the instruction itself reports, or what its `prove` measures.
@@ -96,6 +97,7 @@ class Evidence:
     cost: Mapping[str, str] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
     peer: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -47,14 +47,22 @@ def trial(loop: TrainingLoop) -> Iterator[Callable[[], float]]:
 
 def first_batch(loop: TrainingLoop) -> Batch:
     """This process's share of the first batch, on its device, without the loader or the random state noticing."""
+    with unnoticed(loop):
+        return _moved(next(loop.batches(0)), loop)
+
+
+@contextmanager
+def unnoticed(loop: TrainingLoop) -> Iterator[None]:
+    """Within it batches may be read and random numbers drawn; afterwards loader and random state are as before."""
     random = random_state()
     keeps: Any = loop.loader if hasattr(loop.loader, "load_state_dict") else None
     place = keeps.state_dict() if keeps is not None else None
-    batch = _moved(next(loop.batches(0)), loop)
-    if keeps is not None:
-        keeps.load_state_dict(place)
-    restore_random_state(random)
-    return batch
+    try:
+        yield
+    finally:
+        if keeps is not None:
+            keeps.load_state_dict(place)
+        restore_random_state(random)
 
 
 def _moved(batch: Batch, loop: TrainingLoop) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from fulldeck.candidate import Artifact
 from fulldeck.files import write_with
+from fulldeck.networks import describe
 
 PRECISIONS = {
     torch.float64: "fp64",
@@ -24,7 +26,8 @@ def save_weights(module: nn.Module, path: Path | str) -> Artifact:
     """Write the parameters and buffers of `module` to `path`, by their names in its `state_dict`.
 
     Load them with `model.load_state_dict(safetensors.torch.load_file(path))`. Tied weights are written
-    once for each name. The artifact's precision is the type of most of the weights.
+    once for each name. The description of a built-in network is written beside them, as `network` in the file's
+    metadata. The artifact's precision is the type of most of the weights.
     """
     from safetensors.torch import save_file
 
@@ -37,7 +40,9 @@ def save_weights(module: nn.Module, path: Path | str) -> Artifact:
             # safetensors refuses tensors that share memory.
             weights[name] = weight.clone() if storage in storages else weight
             storages.add(storage)
-    write_with(Path(path), partial(save_file, weights))
+    described = describe(module)
+    metadata = {"network": json.dumps(described)} if described is not None else None
+    write_with(Path(path), partial(save_file, weights, metadata=metadata))
     return Artifact(Path(path), "safetensors", _precision(weights), "torch")
 
 

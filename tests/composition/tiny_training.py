@@ -50,6 +50,14 @@ PARAMETERS: Mapping[str, tuple[dict[str, Any], ...]] = {
     "gradient_checkpointing": ({}, {"keep": "products", "every": 2}, {"budget": "1TiB"}),
     "fully_sharded_training": ({}, {"reshard": "never"}),
     "fault_tolerant_checkpointing": ({"every_steps": 2}, {"asynchronous": False, "keep_best": 1}),
+    "knowledge_distillation": (
+        {"teacher": "tests.composition.tiny_training:teacher"},
+        {
+            "teacher": "tests.composition.tiny_training:teacher",
+            "weights": [0.5, 0.0, 0.5],
+            "temperature": 2.0,
+        },
+    ),
     "parameter_efficient_finetuning": (
         {"rank": 2, "dropout": 0.1},
         {"kind": "dora", "rank": 2},
@@ -100,6 +108,12 @@ def network() -> Network:
     """Always the same weights."""
     torch.manual_seed(0)
     return Network()
+
+
+def teacher() -> Network:
+    """Another of the kind, in evaluation mode."""
+    torch.manual_seed(1)
+    return Network().eval()
 
 
 def data() -> Data:

@@ -53,7 +53,13 @@ def as_it_is(folder: Path) -> list[str]:
     return []
 
 
+def distilled(folder: Path) -> list[str]:
+    """One epoch for the teacher too, and two for the student, or there is none in eight bits."""
+    return ["train.epochs=2", "instructions.knowledge_distillation.teacher_epochs=1", "train.batch_size=256"]
+
+
 MADE = {
+    "compress_8x": distilled,
     "image_classification": photos,
     "text_classification": reviews,
     "small_gpt": shorter_text,
@@ -66,7 +72,12 @@ def test_every_recipe_is_run_somewhere() -> None:
     assert set(RECIPES) == {*MADE, "digits", "everything_training"}
 
 
-@pytest.mark.parametrize("name", MADE)
+SLOW = {"compress_8x"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in MADE]
+)
 def test_runs_to_a_checked_server(name: str, tmp_path: Path) -> None:
     recipe = read_recipe(RECIPES[name], [*QUICK, *MADE[name](tmp_path)])
     entries = tuple(entry for entry in recipe.entries)

@@ -86,7 +86,9 @@ def _facts(entry: Entry) -> list[str]:
     lines += [f'needs: pip install "fulldeck[{",".join(entry.extras)}]"'] if entry.extras else []
     lines += [f"in a first recipe for: {', '.join(entry.goals)}"] if entry.goals else []
     evidence = entry.evidence
-    lines.append(f"claims: {evidence['metric']} {evidence['expect']} on {evidence['workload']}")
+    settings = ", ".join(f"{key}: {value}" for key, value in evidence["settings"].items())
+    where = evidence["workload"] + (f" ({settings})" if settings else "")
+    lines.append(f"claims: {evidence['metric']} {evidence['expect']} on {where}")
     names = (entry.class_name, *entry.functions)
     if entry.built_in:
         lines.append(f"in Python: import fulldeck as fd; {', '.join(f'fd.{name}' for name in names)}")

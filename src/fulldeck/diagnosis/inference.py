@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from fulldeck.batch import Tensors, call
 from fulldeck.candidate import Candidate
+from fulldeck.chains import fusible_chains
 from fulldeck.diagnosis.bottleneck import split_by_bound
 from fulldeck.diagnosis.ceilings import ceilings
-from fulldeck.diagnosis.chains import fusible_chains
 from fulldeck.diagnosis.diagnose import report
 from fulldeck.diagnosis.findings import RARE, Findings
 from fulldeck.diagnosis.operators import RANGE, Recorder, timed_operators

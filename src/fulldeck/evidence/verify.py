@@ -99,7 +99,8 @@ def arms_of(name: str, recipe: str | Path | Recipe | None) -> tuple[Instruction,
     cls = catalogue().find(name).load()
     if recipe is None:
         beside = [catalogue().find(one).load()() for one in cls.card.evidence.beside]
-        base = make_recipe(cls.card.evidence.workload, beside)
+        evidence = cls.card.evidence
+        base = make_recipe({"kind": evidence.workload, **evidence.settings}, beside)
     else:
         base = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
     own = [entry for entry in base.entries if entry.instruction.card.name == cls.card.name]

@@ -6,26 +6,31 @@ with scikit-learn.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from torch import nn
 
 from fulldeck.data import Data, Examples
 from fulldeck.encoders.image import ImageEncoder
-from fulldeck.networks.residual_net import ResidualNet
+from fulldeck.networks import build
+from fulldeck.param import param
 from fulldeck.sources.channel_statistics import channel_statistics
 from fulldeck.workload import TrainingDefaults, Workload
 
 
 class Digits(Workload):
-    """scikit-learn's digits, and a residual net of 308,000 parameters."""
+    """scikit-learn's digits, and a residual net of 308,000 parameters or a mobile net of 64,000."""
 
     kind: ClassVar[str] = "digits"
     data_kind: ClassVar[str] = "image"
     task: ClassVar[str] = "classification"
     defaults: ClassVar[TrainingDefaults] = TrainingDefaults(
         epochs=30, batch_size=64, learning_rate=3e-3, weight_decay=5e-2
+    )
+
+    network: Literal["residual_net", "mobile_net"] = param(
+        "residual_net", doc="The network: residual_net, or mobile_net, which is a fifth of its size."
     )
 
     def load(self) -> Data:
@@ -44,6 +49,7 @@ class Digits(Workload):
         return ImageEncoder(channels=1, height=8, width=8)
 
     def model(self, data: Data) -> nn.Module:
-        """Three stages of one residual block each."""
+        """Three stages: of one residual block each, or of two inverted residuals each."""
         mean, std = channel_statistics(data.train.inputs)
-        return ResidualNet(1, 10, widths=(32, 64, 128), mean=mean, std=std)
+        arguments = {"channels": 1, "outputs": 10, "mean": mean, "std": std}
+        return build({"network": self.network, "arguments": arguments})

@@ -8,7 +8,7 @@ from torch import nn
 
 from fulldeck.data import Data
 from fulldeck.encoders.image import ImageEncoder
-from fulldeck.networks.residual_net import ResidualNet
+from fulldeck.networks import build
 from fulldeck.param import param
 from fulldeck.sources.channel_statistics import channel_statistics
 from fulldeck.sources.column_file import existing
@@ -17,7 +17,7 @@ from fulldeck.workload import TrainingDefaults
 
 
 class Images(FileWorkload):
-    """Images in classes, and a residual net.
+    """Images in classes, and a residual net or a mobile net.
 
     A folder holds `CLASS/IMAGE`, or `train/CLASS/IMAGE`, `test/CLASS/IMAGE` and so on. An `.npz` file holds
     `x_train`, `y_train`, `x_test`, `y_test`, or the arrays that `image` and `label` name. A parquet file
@@ -35,6 +35,9 @@ class Images(FileWorkload):
     label: str | None = param(None, doc="Column or array of labels; left out: by its name.")
     size: int | None = param(
         None, ge=4, le=1024, doc="Edge of the square that images become, in pixels; left out: by the images."
+    )
+    network: Literal["residual_net", "mobile_net"] = param(
+        "residual_net", doc="The network: residual_net, or mobile_net, which is a fifth of its size."
     )
     on_corrupt: Literal["skip", "error"] = param(
         "skip", doc="A corrupt image: skip (counted, named and left out) or error."
@@ -69,11 +72,11 @@ class Images(FileWorkload):
         assert isinstance(data.encoder, ImageEncoder)
         edge = max(data.encoder.height, data.encoder.width)
         mean, std = channel_statistics(data.train.inputs)
-        return ResidualNet(
-            data.encoder.channels,
-            len(data.classes),
-            widths=(32, 64, 128),
-            stem_stride=1 if edge <= 32 else 2 if edge <= 64 else 4,
-            mean=mean,
-            std=std,
-        )
+        arguments = {
+            "channels": data.encoder.channels,
+            "outputs": len(data.classes),
+            "stem_stride": 1 if edge <= 32 else 2 if edge <= 64 else 4,
+            "mean": mean,
+            "std": std,
+        }
+        return build({"network": self.network, "arguments": arguments})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fulldeck.diagnosis.chains import fusible_chains
+from fulldeck.chains import fusible_chains
 
 
 class Branching(nn.Module):
