@@ -76,7 +76,8 @@ class Entry:
 class Recipe:
     """A checked recipe. `order` strict: the user's order of instructions must be the plan's.
 
-    `profile` is the hardware profile that it names; its parameters are in the instructions already.
+    `profile` is the hardware profile that it names; its parameters are in the instructions already. `search`
+    narrows what `fulldeck tune` may change (`fulldeck.tuning.space`).
     """
 
     name: str
@@ -88,6 +89,7 @@ class Recipe:
     order: Literal["free", "strict"] = "free"
     trackers: tuple[Tracker, ...] = ()
     profile: Profile | None = None
+    search: Mapping[str, Any] | None = None
 
     def resolved(self) -> dict[str, Any]:
         """This recipe as plain YAML values, with every default of `train` filled in."""
@@ -107,6 +109,8 @@ class Recipe:
         }
         if self.goal is not None:
             value["goal"] = self.goal.model_dump(mode="json", exclude_none=True)
+        if self.search is not None:
+            value["search"] = dict(self.search)
         if self.order != "free":
             value["order"] = self.order
         if self.trackers:
@@ -227,7 +231,7 @@ def _change_instruction(value: dict[str, Any], path: list[str], new: Any) -> Pla
 class _Reader:
     """Checks one recipe and gathers its problems."""
 
-    KEYS = ("workload", "hardware", "train", "instructions", "goal", "order", "trackers")
+    KEYS = ("workload", "hardware", "train", "instructions", "goal", "search", "order", "trackers")
 
     def __init__(self, value: dict[str, Any], lines: Lines, file: str, changed: list[Place]) -> None:
         self.value = value
@@ -257,12 +261,19 @@ class _Reader:
             if key in self.value and (entry := self._entry({alias: self.value[key]}, (key,))) is not None
         ]
         trackers = self._trackers()
+        search = self.value.get("search")
+        if search is not None and not isinstance(search, dict):
+            self._problem(
+                "search must be a mapping, such as lr_scheduler.kind: [cosine, one_cycle]", ("search",)
+            )
         if self.problems:
             raise Refused(self.problems)
         assert workload is not None
         strict: Literal["free", "strict"] = "strict" if order == "strict" else "free"
         hardware = str(self.value.get("hardware", "auto"))
-        return Recipe(name, workload, tuple(entries), train, hardware, goal, strict, trackers, self.profile)
+        return Recipe(
+            name, workload, tuple(entries), train, hardware, goal, strict, trackers, self.profile, search
+        )
 
     def _hardware(self) -> Profile | None:
         """The profile that is named; None for auto, where each instruction looks at the machine itself."""

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import psutil
 
@@ -34,6 +34,11 @@ class RunFolder:
 
     path: Path
 
+    WORD: ClassVar[str] = "run"
+    """What is kept here, for messages."""
+    PARTS: ClassVar[tuple[str, ...]] = ("artifacts", "checkpoints")
+    """The folders that it begins with."""
+
     @classmethod
     def create(cls, out: Path, name: str, recipe: str, job: str | None = None) -> Self:
         """Make a new folder below `out` that holds the resolved recipe, and the launcher's `job` if there is one.
@@ -44,8 +49,8 @@ class RunFolder:
         new = cls(out / _unfinished("new"))
         try:
             _remove_abandoned(out)
-            for part in (new.artifacts, new.checkpoints):
-                part.mkdir(parents=True)
+            for part in cls.PARTS:
+                (new.path / part).mkdir(parents=True)
             write_text(new.path / RECIPE, recipe)
             if job is not None:
                 write_text(new.path / _JOB, job)
@@ -63,7 +68,7 @@ class RunFolder:
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise BadInput(
-                f"cannot make a run folder below {out}: {reason}; choose another with --out"
+                f"cannot make a {cls.WORD} folder below {out}: {reason}; choose another with --out"
             ) from None
         finally:
             shutil.rmtree(new.path, ignore_errors=True)
@@ -80,13 +85,13 @@ class RunFolder:
                 return run
         without = "start one without --resume"
         if not unfinished:
-            raise BadInput(f"there is no unfinished run of this recipe below {out}; {without}")
+            raise BadInput(f"there is no unfinished {cls.WORD} of this recipe below {out}; {without}")
         newest = unfinished[0].path
         changes = changed_settings((newest / RECIPE).read_text(), recipe)
         back = flags_back(changes)
         remedy = f"with {back}" if back else f"with the settings in {newest / RECIPE}"
         raise BadInput(
-            f"there is no unfinished run of this very recipe below {out}; {newest} differs in "
+            f"there is no unfinished {cls.WORD} of this very recipe below {out}; {newest} differs in "
             f"{describe_changes(changes)}: go on with it {remedy}, or {without}"
         )
 

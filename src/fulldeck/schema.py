@@ -74,6 +74,11 @@ def schema_of(instructions: Iterable[Entry], sections: Mapping[str, Any]) -> Sch
                 },
             },
             "goal": _section(sections["goal"], "What a search over recipes aims at."),
+            "search": {
+                "type": ["object", "null"],
+                "description": "What fulldeck tune may change, where not everything: an instruction's name to true, a "
+                "parameter (NAME.PARAMETER, train.KEY) to a list of values or to {low: , high: , log: true}.",
+            },
             "order": {
                 "enum": ["free", "strict"],
                 "default": "free",

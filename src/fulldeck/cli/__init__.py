@@ -30,6 +30,7 @@ from fulldeck.cli import (
     schema,
     serve,
     show,
+    tune,
     verify,
 )
 from fulldeck.cli.output import Interrupted, width, write_error
@@ -56,6 +57,7 @@ COMMANDS = {
     "verify": verify,
     "evidence": evidence,
     "dashboard": dashboard,
+    "tune": tune,
 }
 """Name to the module that holds its `command` and an `EXAMPLE`."""
 

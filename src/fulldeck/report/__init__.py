@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: the report of a run, the comparison of several, a diagnosis, and what was measured.
+"""Self-contained HTML pages: the report of a run, the comparison of several, a diagnosis, a search, measurements.
 
 They only read what a run or a measurement wrote, so they need neither the model nor the data, and no torch; a
 run that failed, still runs or has lost files is shown as far as it goes.
@@ -17,6 +17,7 @@ from fulldeck.report.diagnosis_page import diagnosis_content
 from fulldeck.report.evidence_page import evidence_content
 from fulldeck.report.page import render
 from fulldeck.report.run_files import read_run
+from fulldeck.report.tuning_page import tuning_content
 
 REPORT = "report.html"
 
@@ -58,3 +59,11 @@ def write_evidence(
     Raises BadInput if `path` cannot be written.
     """
     write_text(path, render("evidence.html", **evidence_content(results, contributions)))
+
+
+def write_tuning(result: Mapping[str, Any], path: Path) -> None:
+    """Write what a search came to (the result of `fulldeck tune`) as a page to `path`.
+
+    Raises BadInput if `path` cannot be written.
+    """
+    write_text(path, render("tuning.html", **tuning_content(result)))

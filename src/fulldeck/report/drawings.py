@@ -1,4 +1,4 @@
-"""Drawings that are no time series, as numbers for an SVG: calibration, predictions, residuals.
+"""Drawings that are no time series, as numbers for an SVG: calibration, predictions, residuals, trade-offs.
 
 A drawing is `{"ticks_x", "ticks_y": [(place, text)], "points", "line": path data}` in a frame of WIDTH x
 HEIGHT with MARGIN on the left and below.
@@ -50,6 +50,21 @@ def residuals(points: Sequence[Sequence[float]]) -> Drawing:
     return _Frame(across, (-1.05 * most, 1.05 * most)).drawing([(across[0], 0), (across[1], 0)], finite)
 
 
+def trade_off(
+    points: Sequence[tuple[float, float]],
+    front: Sequence[tuple[float, float]],
+    marked: Sequence[tuple[float, float]],
+) -> Drawing:
+    """One figure over another: dots, the steps between those that no other one betters, and a few that are marked."""
+    frame = _Frame(_range([x for x, _ in points]), _range([y for _, y in points]))
+    drawn = frame.drawing([], points)
+    places = [(frame.x(x), frame.y(y)) for x, y in sorted(front)]
+    drawn["curve"] = ("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)) if len(places) > 1 else ""
+    drawn["front"] = [(round(x, 1), round(y, 1)) for x, y in places]
+    drawn["marked"] = [(round(frame.x(x), 1), round(frame.y(y), 1)) for x, y in marked]
+    return drawn
+
+
 @dataclass(frozen=True)
 class _Frame:
     """From values to places in the drawing."""
@@ -69,7 +84,7 @@ class _Frame:
         return {
             "ticks_x": [(round(self.x(value), 1), f"{value:.6g}") for value in round_values(*self.across)],
             "ticks_y": [(round(self.y(value), 1), f"{value:.6g}") for value in round_values(*self.up)],
-            "line": "M" + "L".join(f"{self.x(x):.1f} {self.y(y):.1f}" for x, y in line),
+            "line": "M" + "L".join(f"{self.x(x):.1f} {self.y(y):.1f}" for x, y in line) if line else "",
             # One path of dots (strokes of no length with round ends): a tenth of the bytes of circles.
             "points": "".join(f"M{self.x(x):.1f} {self.y(y):.1f}h0" for x, y in points),
         }

@@ -1,0 +1,1 @@
+"""Search parameters and instructions for a stated goal."""
