@@ -30,7 +30,7 @@ def test_the_answer_is_a_recipe_that_runs(write: Callable[..., Path], tmp_path: 
     told: list[str] = []
     conditions = ("loss <= 1000",)
     result = tune(
-        write(more=RATES, epochs=40),
+        read_recipe(write(more=RATES, epochs=40), ["train.learning_rate=0.00002"]),
         goal="minimize validation_loss",
         subject_to=conditions,
         trials=9,
@@ -54,9 +54,9 @@ def test_the_answer_is_a_recipe_that_runs(write: Callable[..., Path], tmp_path: 
     assert best["trial"] in [one["trial"] for one in result["pareto"]] or len(result["pareto"]) > 0
     assert next(iter(result["importances"])) == "train.learning_rate"
     text = Path(best["recipe"]).read_text()
-    assert "# was 0.002" in text
+    assert "# was 2e-05" in text
     assert all("#" in line for line in text.splitlines()), "a comment on each line"
-    assert read_recipe(Path(best["recipe"])).train.learning_rate != 0.002
+    assert read_recipe(Path(best["recipe"])).train.learning_rate != 0.00002
     page = (Path(result["run"]) / "tuning.html").read_text()
     assert "goal met" in page
     assert "What mattered" in page
