@@ -38,8 +38,8 @@ def refuse_other_work(ranks: Ranks, recipe: str) -> None:
         if other != every[0][0]:
             changes = describe_changes(changed_settings(other, every[0][0]))
             raise BadInput(
-                f"rank {rank} has another recipe than rank 0 ({changes.replace('here', 'at rank 0')}); start all "
-                "processes with the same one"
+                f"rank {rank} has another recipe than rank 0, which is here: {changes}; start all processes with the "
+                "same one"
             )
     _refuse([versions for _, versions in every], "another version of {}", "install the same on all machines")
 
