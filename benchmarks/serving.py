@@ -1,13 +1,14 @@
-"""Requests a second and latency of fulldeck's server beside LitServe's, with one ONNX model and one payload.
+"""Requests a second and latency of fulldeck's server beside LitServe's and plain FastAPI, with one ONNX model.
 
-    python benchmarks/serving.py [--package runs/latest/package] [--bound-ms 50] [--rounds 3] [--seconds 4]
+    python benchmarks/serving.py tiny|wide|convolution [--bound-ms 50] [--rounds 3] [--seconds 3] [--binary]
 
 In every round, in random order: a closed loop with 64 connections (the most that a server answers), then,
 with Poisson arrivals over 256 connections, the highest rate at which the 99th percentile of latency stays
 within the bound and every request is answered. Servers that are not being measured are stopped (SIGSTOP).
-All have one engine process with equal threads. Writes benchmarks/results/serving.json.
+All have one engine process with equal threads. With --binary fulldeck and FastAPI get the tensor's bytes, LitServe
+(whose bodies are JSON) gets them as base64. Writes benchmarks/results/serving-MODEL.json.
 
-Needs `pip install -c constraints.txt litserve`.
+Needs `pip install -c constraints.txt --group bench`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from statistics import median
@@ -30,6 +32,7 @@ from typing import Any
 import numpy as np
 import psutil
 from machine import RESULTS, describe
+from serving_models import MODELS
 
 from fulldeck.files import write_json
 from fulldeck.load_generator import http_request
@@ -55,23 +58,22 @@ class Server:
         self.port = port
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
 
-    def wait_for(self, request: tuple[str, bytes]) -> Any:
+    def wait_for(self, request: bytes) -> Any:
         """The answer to `request` as soon as there is one."""
         end = time.monotonic() + 120
         while time.monotonic() < end:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
             try:
-                connection.request("POST", request[0], request[1], {"Content-Type": "application/json"})
-                answer = connection.getresponse()
-                content = answer.read()
+                with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
+                    connection.sendall(request)
+                    answer = http.client.HTTPResponse(connection)
+                    answer.begin()
+                    content = answer.read()
                 if answer.status == 200:
                     return json.loads(content)
                 if answer.status < 500:
                     raise SystemExit(f"{self.name}: {content!r}")
             except OSError:
                 pass
-            finally:
-                connection.close()
             time.sleep(0.2)
         raise SystemExit(f"{self.name} did not start")
 
@@ -120,7 +122,7 @@ def highest_rate(
     """Bisect up to `most` requests a second for the highest rate within the bound; all trials."""
     low, high = 0.0, most
     trials = []
-    for step in range(6):
+    for step in range(5):
         rate = (low + high) / 2 if step else 0.7 * most
         trial = load(server, requests, rate=rate, seconds=seconds, seed=seed + step)
         trials.append({"asked": rate, **trial})
@@ -131,22 +133,44 @@ def highest_rate(
     return low, trials
 
 
-def payloads(package: Package, count: int = 32) -> tuple[str, list[bytes]]:
-    """Path, and bodies with one random row each, for a model with one FP32 input."""
+def bodies(package: Package, *, binary: bool, count: int = 16) -> dict[str, list[bytes]]:
+    """By server, complete requests with one random row each, for a model with one FP32 input."""
     (spec,) = package.service.inputs
+    path = path_of(package)
     generator = np.random.default_rng(0)
-    shape = [1, *(size if size > 0 else 16 for size in spec.shape[1:])]
-    bodies = []
+    shape = [1, *spec.shape[1:]]
+    plain, octets, base64_json = [], [], []
     for _ in range(count):
-        data = generator.integers(0, 256, shape).ravel() / 255
-        tensor = {
-            "name": spec.name,
-            "datatype": spec.datatype,
-            "shape": shape,
-            "data": data.round(4).tolist(),
-        }
-        bodies.append(json.dumps({"inputs": [tensor]}).encode())
-    return f"/v2/models/{package.service.model}/infer", bodies
+        data = (generator.integers(0, 256, shape) / 255).round(4).astype(np.float32)
+        tensor = {"name": spec.name, "datatype": spec.datatype, "shape": shape}
+        plain.append(
+            http_request(
+                path, json.dumps({"inputs": [tensor | {"data": data.ravel().round(4).tolist()}]}).encode()
+            )
+        )
+        raw = data.tobytes()
+        head = json.dumps({"inputs": [tensor | {"parameters": {"binary_data_size": len(raw)}}]}).encode()
+        octets.append(
+            http_request(
+                path, head + raw, "application/octet-stream", Inference_Header_Content_Length=str(len(head))
+            )
+        )
+        encoded = base64.b64encode(raw).decode()
+        base64_json.append(
+            http_request(path, json.dumps({"inputs": [tensor | {"base64": encoded}]}).encode())
+        )
+        own = http_request(path, raw, "application/octet-stream", Shape=",".join(map(str, shape)))
+        if binary:
+            plain[-1] = own
+    return {
+        "fulldeck": octets if binary else plain,
+        "litserve": base64_json if binary else plain,
+        "fastapi": plain,
+    }
+
+
+def path_of(package: Package) -> str:
+    return f"/v2/models/{package.service.model}/infer"
 
 
 def free_port() -> int:
@@ -155,33 +179,40 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_all(package: Package, path: str, threads: int, only: list[str]) -> list[Server]:
+def start_all(package: Package, alone: Package, threads: int, only: list[str]) -> list[Server]:
+    """The servers; `alone` is the same package that joins no requests."""
     model = str(package.folder / package.model("onnxruntime").path)
-    peer = [sys.executable, str(HERE / "serving_peers" / "litserve_server.py"), model]
-    ports = [free_port() for _ in range(3)]
+    lit = [sys.executable, str(HERE / "serving_peers" / "litserve_server.py"), model]
+    fast = [sys.executable, str(HERE / "serving_peers" / "fastapi_server.py"), model]
+    own = [sys.executable, "-c", FULLDECK]
+    ports = [str(free_port()) for _ in range(5)]
+    path, number = path_of(package), str(threads)
     commands = {
-        "fulldeck": [sys.executable, "-c", FULLDECK, str(package.folder), str(ports[0]), str(threads)],
-        "litserve": [*peer, str(ports[1]), path, str(threads), "1"],
-        "litserve, batches of 64": [*peer, str(ports[2]), path, str(threads), "64"],
+        "fulldeck": [*own, str(package.folder), ports[0], number],
+        "fulldeck, one by one": [*own, str(alone.folder), ports[1], number],
+        "litserve": [*lit, ports[2], path, number, "1"],
+        "litserve, batches of 64": [*lit, ports[3], path, number, "64"],
+        "fastapi": [*fast, ports[4], path, number],
     }
     return [
-        Server(name, command, port)
+        Server(name, command, int(port))
         for (name, command), port in zip(commands.items(), ports, strict=True)
         if not only or name in only
     ]
 
 
 def measure(
-    servers: list[Server], requests: list[bytes], options: argparse.Namespace
+    servers: list[Server], requests: dict[str, list[bytes]], options: argparse.Namespace
 ) -> dict[str, list[dict[str, Any]]]:
     """All rounds: for each server a list of what each round gave."""
     results: dict[str, list[dict[str, Any]]] = {server.name: [] for server in servers}
     for number in range(options.rounds):
         for server in random.Random(number).sample(servers, len(servers)):
             server.signal_all(signal.SIGCONT)
-            closed = load(server, requests, rate=None, seconds=options.seconds, seed=number)
+            own = requests[server.name.partition(",")[0]]
+            closed = load(server, own, rate=None, seconds=options.seconds, seed=number)
             rate, trials = highest_rate(
-                server, requests, 1.2 * closed["rate"],
+                server, own, 1.2 * closed["rate"],
                 bound_ms=options.bound_ms, seconds=options.seconds, seed=100 * number,
             )  # fmt: skip
             memory = server.resident_mb()
@@ -203,26 +234,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--package", type=Path, default=Path("runs/latest/package"))
+    parser.add_argument("model", choices=MODELS)
+    parser.add_argument("--binary", action="store_true", help="the tensor's bytes in place of JSON")
     parser.add_argument("--bound-ms", type=float, default=50)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of each engine process")
-    parser.add_argument(
-        "--only", action="append", default=[], help="a server's name; may be given several times"
-    )
-    parser.add_argument("--out", type=Path, default=RESULTS / "serving.json")
+    parser.add_argument("--only", action="append", default=[], help="a server's name; several times")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    package = Package.open(options.package)
-    path, bodies = payloads(package)
-    servers = start_all(package, path, options.threads, options.only)
+    with tempfile.TemporaryDirectory() as folder:
+        joined, alone = Path(folder) / "joined", Path(folder) / "alone"
+        MODELS[options.model](joined)
+        MODELS[options.model](alone, carried={})
+        compare(Package.open(joined), Package.open(alone), options)
+
+
+def compare(package: Package, alone: Package, options: argparse.Namespace) -> None:
+    """Start all servers, check that they answer alike, measure, and write what was found."""
+    requests = bodies(package, binary=options.binary)
+    servers = start_all(package, alone, options.threads, options.only)
     try:
-        answers = [server.wait_for((path, bodies[0]))["outputs"][0]["data"] for server in servers]
+        answers = [
+            server.wait_for(requests[server.name.partition(",")[0]][0])["outputs"][0]["data"]
+            for server in servers
+        ]
         for answer in answers[1:]:
             np.testing.assert_allclose(answer, answers[0], rtol=1e-3, atol=1e-4)
         for server in servers:
             server.signal_all(signal.SIGSTOP)
-        results = measure(servers, [http_request(path, body) for body in bodies], options)
+        results = measure(servers, requests, options)
     finally:
         for server in servers:
             server.signal_all(signal.SIGKILL)
@@ -248,17 +289,18 @@ def main() -> None:
                 ours["closed_loop"]["rate"] / theirs["closed_loop"]["rate"] for ours, theirs in pairs
             )
     print(json.dumps(summary, indent=2))
-    options.out.parent.mkdir(exist_ok=True)
     content = {
         "machine": describe(),
         "model": package.service.model,
-        "payload_bytes": len(bodies[0]),
+        "payload_bytes": {name: len(found[0]) for name, found in requests.items()},
+        "binary": options.binary,
         "bound_ms": options.bound_ms,
         "threads": options.threads,
         "summary": summary,
         "rounds": results,
     }
-    write_json(options.out, content)
+    name = f"serving-{options.model}{'-binary' if options.binary else ''}.json"
+    write_json(options.out or RESULTS / name, content)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
     python litserve_server.py MODEL.onnx PORT PATH THREADS BATCH
 
-Takes the same JSON body as the Open Inference Protocol and answers the same outputs, without checking
-anything. BATCH 1 leaves batching off, as is LitServe's default.
+Takes the same JSON body as the Open Inference Protocol, or one with the tensor's bytes as base64 in it, and answers the
+same outputs, without checking anything. BATCH 1 leaves batching off, as is LitServe's default.
 """
 
 from __future__ import annotations
 
+import base64
 import sys
 from typing import Any
 
@@ -29,6 +30,8 @@ class Model(litserve.LitAPI):
     # LitServe looks at the parameter: it must be named `request`, and FastAPI gets its annotation.
     def decode_request(self, request):  # type: ignore[no-untyped-def]
         tensor = request["inputs"][0]
+        if "base64" in tensor:
+            return np.frombuffer(base64.b64decode(tensor["base64"]), np.float32).reshape(tensor["shape"])
         return np.array(tensor["data"], np.float32).reshape(tensor["shape"])
 
     def predict(self, inputs: Any) -> Any:
