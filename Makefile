@@ -33,8 +33,9 @@ bench: $(READY)  ## Overhead of the loop, beside other trainers; more in benchma
 	$(BIN)/pip install --quiet --constraint constraints.txt --group bench
 	$(BIN)/python benchmarks/loop_overhead.py
 
-torture: $(READY)  ## Runs killed at 300 random points, pairs of processes at 50: nothing may be lost
+torture: $(READY)  ## Runs killed at 300 points, pairs of processes at 50, faults and bad input at a server
 	$(BIN)/python benchmarks/torture.py
+	$(BIN)/python benchmarks/torture_serving.py
 
 # The theme announces its successor at each build; that is no warning about these pages.
 docs: $(READY)  ## The documentation, in site/; a warning is an error

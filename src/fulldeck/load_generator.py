@@ -32,33 +32,52 @@ Exchange = tuple[float, float, int]
 
 
 class Connections:
-    """`count` keep-alive connections to one port, and the answer that each is still waiting for."""
+    """`count` keep-alive connections to one port, opened again when the server has closed one."""
 
     def __init__(self, port: int, count: int) -> None:
+        self._port = port
         self._selector = selectors.DefaultSelector()
         self.sockets: dict[int, socket.socket] = {}
         self._parts: dict[int, bytes] = {}
-        for _ in range(count):
-            connection = socket.create_connection(("127.0.0.1", port))
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.settimeout(60)
-            self.sockets[connection.fileno()] = connection
-            self._selector.register(connection, selectors.EVENT_READ)
+        self._asked: set[int] = set()
+        for number in range(count):
+            self._open(number)
+
+    def send(self, number: int, request: bytes) -> None:
+        """Send a request on connection `number`, which must wait for no answer."""
+        self._asked.add(number)
+        try:
+            self.sockets[number].sendall(request)
+        except ConnectionError:  # closed a moment ago, as too long idle
+            self._reopen(number)
+            self.sockets[number].sendall(request)
 
     def answers(self, timeout: float) -> list[tuple[int, int]]:
-        """Wait up to `timeout` seconds; (connection, status) of every answer that is now complete."""
+        """Wait up to `timeout` seconds; (connection, status) of every answer that is now complete.
+
+        Status 0: the connection was closed instead.
+        """
         if hasattr(self._selector, "fileno"):
             # epoll alone rounds its time-out up to whole milliseconds.
             select.select([self._selector.fileno()], [], [], timeout)
             timeout = 0.0
         done = []
         for key, _ in self._selector.select(timeout):
-            number = key.fd
-            data = self._parts.pop(number, b"") + self.sockets[number].recv(1 << 18)
-            if not data:
-                raise ConnectionError("the server closed a connection")
+            number: int = key.data
+            try:
+                part = self.sockets[number].recv(1 << 18)
+            except ConnectionError:
+                part = b""
+            if not part:
+                self._reopen(number)
+                if number in self._asked:
+                    self._asked.discard(number)
+                    done.append((number, 0))
+                continue
+            data = self._parts.pop(number, b"") + part
             head = data.find(b"\r\n\r\n")
             if head >= 0 and len(data) >= head + 4 + _length(data[:head]):
+                self._asked.discard(number)
                 done.append((number, int(data[9:12])))
             else:
                 self._parts[number] = data
@@ -69,6 +88,19 @@ class Connections:
         self._selector.close()
         for connection in self.sockets.values():
             connection.close()
+
+    def _open(self, number: int) -> None:
+        connection = socket.create_connection(("127.0.0.1", self._port))
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.settimeout(60)
+        self.sockets[number] = connection
+        self._selector.register(connection, selectors.EVENT_READ, number)
+
+    def _reopen(self, number: int) -> None:
+        self._parts.pop(number, None)
+        self._selector.unregister(self.sockets[number])
+        self.sockets[number].close()
+        self._open(number)
 
 
 def _length(head: bytes) -> int:
@@ -87,9 +119,9 @@ def closed_loop(connections: Connections, requests: Sequence[bytes], seconds: fl
     """Every connection sends its next request as soon as it has an answer."""
     following = cycle(requests)
     started = {}
-    for number, connection in connections.sockets.items():
+    for number in list(connections.sockets):
         started[number] = perf_counter()
-        connection.sendall(next(following))
+        connections.send(number, next(following))
     results = []
     end = perf_counter() + seconds
     while (now := perf_counter()) < end:
@@ -97,7 +129,7 @@ def closed_loop(connections: Connections, requests: Sequence[bytes], seconds: fl
             now = perf_counter()
             results.append((started[number], now, status))
             started[number] = now
-            connections.sockets[number].sendall(next(following))
+            connections.send(number, next(following))
     return results
 
 
@@ -124,7 +156,7 @@ def open_loop(
         while idle and arrivals and arrivals[0] <= now:
             number = idle.popleft()
             started[number] = arrivals.popleft()
-            connections.sockets[number].sendall(next(following))
+            connections.send(number, next(following))
         wait = max(0.0, arrivals[0] - perf_counter()) if arrivals and idle else limit - now
         for number, status in connections.answers(wait):
             results.append((started.pop(number), perf_counter(), status))

@@ -28,7 +28,7 @@ IDLE_SECONDS = 60.0
 """Time that a connection may stay open between requests, or with an answer that is not read."""
 HELD_BODIES = 16
 """Bytes of all request bodies in memory, in multiples of the largest body."""
-SMALL_BODY = 64 * 1024
+SMALL_BODY = 1024 * 1024
 """Largest body that is read and thrown away when its request is refused for now, to keep the connection."""
 FOR_NOW = {429, 503}
 """Statuses after which the client is to try again."""
