@@ -14,7 +14,9 @@ UNITS: dict[Unit, str] = {
     "bytes_per_second": "Bps",
     "per_second": "reqps",
     "seconds": "s",
-    "count": "short",
+    "mean": "short",
+    "whole": "short",
+    "plain": "short",
 }
 """Units by Grafana's names."""
 SOURCE = "fulldeck-prometheus"
@@ -65,14 +67,17 @@ def dashboard(title: str, uid: str, panels: Sequence[Panel], models: str) -> str
             .description(panel.says)
             .datasource(source)
             .unit(UNITS[panel.unit])
-            .min(0)
             .span(WIDTH)
             .height(HEIGHT)
             .legend(legend)
             .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI))
         )
+        if panel.unit != "plain":
+            chart = chart.min(0)
         if panel.unit == "ratio":
             chart = chart.max(1)
+        if panel.unit == "whole":
+            chart = chart.decimals(0)
         for place, line in enumerate(panel.lines):
             chart = chart.with_target(
                 prometheus.Dataquery()

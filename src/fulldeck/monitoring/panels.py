@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Unit = Literal["ratio", "bytes", "bytes_per_second", "per_second", "seconds", "count"]
+Unit = Literal["ratio", "bytes", "bytes_per_second", "per_second", "seconds", "mean", "whole", "plain"]
+"""Of a figure; `mean` is a mean number of things, `whole` a number of them, `plain` may be below 0."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,7 @@ _DEVICES = (
                 "devices.bandwidth",
             ),
         ),
-        "Bytes to and from memory: where the hardware counts them, of all that runs on it; else estimated, of a GPU "
-        "from the share of time that its memory was busy, of the CPU from the bytes of a batch and a row.",
+        "Bytes to and from memory: counted by hardware that does so, of all that runs on it; else estimated.",
     ),
 )
 _MEMORY = Panel(
@@ -117,13 +117,13 @@ SERVER = (
     ),
     Panel(
         "Queue",
-        "count",
+        "mean",
         (Line("waiting", _rate("fulldeck_queue_wait_seconds_total"), "queue"),),
         "Requests that wait for an engine process, the mean.",
     ),
     Panel(
         "Replicas",
-        "count",
+        "whole",
         (
             Line("ready", 'sum(fulldeck_replicas_ready{model="$model"})', "replicas_ready"),
             Line("wanted", 'sum(fulldeck_replicas_wanted{model="$model"})', "replicas_wanted"),
@@ -145,7 +145,7 @@ SERVER = (
     ),
     Panel(
         "Rows of a batch",
-        "count",
+        "mean",
         (
             Line(
                 "mean",
@@ -194,7 +194,7 @@ TRAINING = (
     ),
     Panel(
         "Loss",
-        "count",
+        "plain",
         (Line("loss", 'fulldeck_training_loss{model="$model"}', "loss"),),
         "Of the last step that was read.",
     ),

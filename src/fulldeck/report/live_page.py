@@ -10,8 +10,10 @@ from fulldeck.report.page import render
 
 SHOWN: dict[Unit, tuple[float, str]] = {
     "ratio": (1, ""),
-    "count": (1, ""),
-    "per_second": (1, "per second"),
+    "mean": (1, ""),
+    "whole": (1, ""),
+    "plain": (1, ""),
+    "per_second": (1, "/s"),
     "seconds": (1e3, "ms"),
     "bytes": (1e-6, "MB"),
     "bytes_per_second": (1e-9, "GB/s"),
@@ -37,10 +39,12 @@ def live_page(
 def _described(panel: Panel) -> dict[str, Any]:
     factor, unit = SHOWN[panel.unit]
     return {
-        "title": f"{panel.title}, {unit}" if unit else panel.title,
-        "short": panel.title.partition(",")[0],
+        "title": f"{panel.title}, {'per second' if unit == '/s' else unit}" if unit else panel.title,
+        "short": panel.title,
         "says": panel.says,
         "share": panel.unit == "ratio",
+        "whole": panel.unit == "whole",
+        "floor": None if panel.unit == "plain" else 0,
         "unit": unit,
         "factor": factor,
         "lines": [{"legend": line.legend, "figure": line.figure} for line in panel.lines],

@@ -23,12 +23,18 @@
     at("state").className = `pill ${kind}`;
   }
 
-  /* Values of one line of a panel in one reading: [name, value] pairs, one for each device where it is of devices. */
+  /* Values of one line of a panel in one reading: [name, value] pairs, several where it is of devices, or of
+     figures that have names of their own. */
   function figures(panel, line, reading) {
     const scaled = (value) => (value == null ? null : value * panel.factor);
-    if (!line.figure.startsWith("devices.")) return [[line.legend, scaled(reading[line.figure])]];
-    const key = line.figure.slice("devices.".length);
-    return reading.devices.map((device) => [device.name, scaled(device[key])]);
+    if (line.figure.startsWith("devices.")) {
+      const key = line.figure.slice("devices.".length);
+      const name = (device) => (key === "bandwidth" && device.estimated ? `${device.name}, estimated` : device.name);
+      return reading.devices.map((device) => [name(device), scaled(device[key])]);
+    }
+    const value = reading[line.figure];
+    if (value === null || typeof value !== "object") return [[line.legend, scaled(value)]];
+    return Object.entries(value).map(([name, its]) => [name, scaled(its)]);
   }
 
   function described(panel) {
@@ -43,7 +49,8 @@
         }
       }
     }
-    return { title: panel.title, x: "seconds from now", share: panel.share, log: false, series: [...series.values()] };
+    const { title, share, whole, floor } = panel;
+    return { title, x: "seconds from now", x_unit: "s", share, whole, floor, log: false, series: [...series.values()] };
   }
 
   const charts = panels.map((panel) => {
@@ -65,11 +72,10 @@
       const values = panel.lines.flatMap((line) => figures(panel, line, reading)).filter(([, value]) => value != null);
       const [name, value] = values.length ? values[0] : ["", null];
       const rest = values.slice(1).map(([other, its]) => `${other} ${shown(panel, its)}`);
-      const note = [`${name} ${panel.unit}`.trim(), ...rest].filter(Boolean).join(", ");
-      return make(
-        "li", { class: "tile" },
-        make("h2", {}, panel.short), make("p", { class: "figure" }, shown(panel, value)), make("p", { class: "note" }, note),
-      );
+      const figure = make("p", { class: "figure" }, shown(panel, value));
+      if (panel.unit && value != null) figure.append(" ", make("small", {}, panel.unit));
+      const note = make("p", { class: "note" }, [name, ...rest].filter(Boolean).join(", "));
+      return make("li", { class: "tile" }, make("h2", {}, panel.short), figure, note);
     });
   }
 
@@ -101,7 +107,7 @@
     else readings.push(content.reading);
     readings = readings.slice(-KEPT);
     log = content.log || [];
-    state(content.state || "live", content.state || "finished");
+    state(...(content.state || ["live", "finished"]));
     draw();
   }
 

@@ -5,6 +5,7 @@
 
 const fulldeckPanel = (() => {
   const HEIGHT = 240, PAPER_WIDTH = 400, PAPER_ZOOM = 2, TABLE_ROWS = 200, COLOURS = 8, FEW = 60;
+  const WHOLE = [1, 2, 5, 10, 20, 50, 100];
   const drawn = new Set();
 
   const onPaper = () => document.documentElement.classList.contains("on-paper");
@@ -30,6 +31,7 @@ const fulldeckPanel = (() => {
   function fulldeckPanel(figure, description) {
     let panel, data, chart, shownNames, dots;
     const across = (value) => (panel.log_x ? written(value) : whole(value));
+    const above = (self, low, high) => [panel.floor, panel.share || !high ? 1 : 1.05 * high];
     const legend = make("div", { class: "legend" });
     const plot = make("div", { class: "plot", tabindex: "0", role: "application", "aria-roledescription": "chart" });
     const spoken = make("p", { class: "said", role: "status" });
@@ -106,18 +108,22 @@ const fulldeckPanel = (() => {
           padding: [null, 20 * zoom, null, null],
           legend: { show: false },
           cursor: { y: false, points: { size: 7 } },
-          scales: { x: { time: false, distr: panel.log_x ? 3 : 1 }, y: { distr: panel.log ? 3 : 1 } },
+          scales: {
+            x: { time: false, distr: panel.log_x ? 3 : 1 },
+            y: { distr: panel.log ? 3 : 1, ...(panel.floor == null ? {} : { range: above }) },
+          },
           axes: [
             {
               ...axis,
               ...(panel.log_x ? { filter: powers } : {}),
               size: 30 * zoom,
               space: 56 * zoom,
-              values: (self, ticks) => ticks.map((tick) => (tick == null ? "" : across(tick))),
+              values: (self, ticks) => ticks.map((tick) => (tick == null ? "" : `${across(tick)} ${panel.x_unit || ""}`.trim())),
             },
             {
               ...axis,
               ...sparse,
+              ...(panel.whole ? { incrs: WHOLE } : {}),
               grid: { ...grid, ...sparse },
               ticks: { ...axis.ticks, ...sparse },
               size: 62 * zoom,
