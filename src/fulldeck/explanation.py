@@ -24,6 +24,7 @@ FILES = {
     "recipe.yaml": "the recipe with every default filled in; run it again with: fulldeck run",
     "plan.json": "the order of the instructions, with the reasons",
     "metrics.jsonl": "figures of each epoch, one line each",
+    "live.jsonl": "the last minutes, second by second, for the live page",
     "checkpoints/": "the newest state of the training; after a crash --resume goes on from it",
     "result.json": "what came out: metrics, what each instruction changed, sizes, times",
     "evaluation.json": "where the model is right and wrong, with the worst errors",

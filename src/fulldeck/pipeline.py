@@ -36,6 +36,7 @@ from fulldeck.evaluation import evaluate
 from fulldeck.files import plain, tidy, write_json
 from fulldeck.gate import breaches, cautions, changes, measure, scores, scores_of_many
 from fulldeck.instruction import Instruction, Situation
+from fulldeck.live_log import LiveLog
 from fulldeck.loader import BatchLoader, ShuffledSampler
 from fulldeck.machine import describe_machine, peak_memory
 from fulldeck.planner import Plan, Step, make_plan
@@ -169,7 +170,7 @@ class Execution:
         self.ranks = ranks or Ranks(together=False)
         first = self.ranks.rank == 0
         tracking = Tracking(plan.recipe, folder.path, self._note)
-        self.watcher = Watchers([tracking, RunLog(), watcher] if first else [])
+        self.watcher = Watchers([tracking, RunLog(), LiveLog(), watcher] if first else [])
         self.workload = plan.recipe.workload
         self.settings: dict[str, Any] = plan.recipe.resolved()["train"]
         self.reports: dict[str, dict[str, Any]] = {step.label: _report(step) for step in plan.steps}

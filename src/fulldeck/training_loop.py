@@ -135,6 +135,7 @@ class TrainingLoop:
         self.drawn: dict[str, list[dict[str, Any]]] = {}
         self.notes: list[str] = []  # what the user should know at the end of the training
         self.last_loss: Tensor | None = None
+        self.moved_bytes: float | None = None  # to and from memory in a step, where somebody has counted them
         self.stopped: str | None = None
 
         self._hooks = Hooks()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fulldeck.errors import BadInput
-from fulldeck.monitoring.scaling import ALERT_SECONDS, LOW, Alerts, Controller, Load, Scaling
+from fulldeck.monitoring.scaling import ALERT_SECONDS, LOW, WATCHDOG, Alerts, Controller, Load, Scaling
 
 INTERVAL = 5.0
 
@@ -191,6 +191,9 @@ def test_where_alerts_are_wanted_samples_alone_do_nothing() -> None:
     bench = Bench(needs_alert=True)
     for _ in range(5):
         assert bench.sample() == 4
+    assert "nothing is heard of Alertmanager" in bench.reason
+    bench.controller.alerts.hear(delivery(name=WATCHDOG), bench.now)
+    assert bench.controller.decide(bench.now, 4) == 4
     assert "no alert says so" in bench.reason
     bench.controller.alerts.hear(delivery(), bench.now)
     assert bench.controller.decide(bench.now, 4) == 2

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import flop_registry
 
 from fulldeck.diagnosis.ceilings import best_time
 from fulldeck.diagnosis.findings import Operator
+from fulldeck.moved_bytes import moved_bytes, works
 
 TRIED, TRIED_SECONDS = 16, 0.03
 """How many operators are tried out in bfloat16, and for how long in each type."""
@@ -35,10 +36,6 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
         _aten._scaled_dot_product_flash_attention_backward
     ],
 }
-_GATHER = frozenset({"aten::embedding", "aten::index", "aten::index_select", "aten::gather"})
-"""They read as much of their first operand as they write."""
-_WRITE_ONLY = frozenset({"aten::zero_", "aten::fill_", "aten::copy_"})
-_ALLOCATE = ("aten::empty", "aten::new_empty")
 
 
 @dataclass
@@ -65,7 +62,7 @@ class WorkCounter(TorchDispatchMode):
         kwargs = kwargs or {}
         outputs = func(*args, **kwargs)
         name = func._schema.name
-        if name.startswith("aten::") and not func.is_view and not name.startswith(_ALLOCATE):
+        if works(func):
             tensors = [one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)]
             found = self.work[name, tuple(tuple(one.shape) for one in tensors if one.ndim)]
             found.calls += 1
@@ -78,27 +75,6 @@ class WorkCounter(TorchDispatchMode):
                 if found.example is None:
                     found.example = func, tree_map(_shape_only, args), kwargs
         return outputs
-
-
-def moved_bytes(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], outputs: Any) -> int:
-    """Bytes that a call reads and writes, each tensor once: inputs, and outputs that are not inputs.
-
-    What is changed in place is written as well as read.
-    """
-    name, given = func._schema.name, [*args, *kwargs.values()]
-    read = [_size(one) for one in tree_iter(given) if isinstance(one, Tensor)]
-    made = sum(_size(one) for one in tree_iter(outputs) if isinstance(one, Tensor))
-    if name in _GATHER:
-        read[0] = made
-    elif name in _WRITE_ONLY:
-        read[0] = 0
-    changed = [
-        value
-        for argument, value in zip(func._schema.arguments, args, strict=False)
-        if argument.alias_info is not None and argument.alias_info.is_write
-    ]
-    in_place = sum(_size(one) for one in tree_iter(changed) if isinstance(one, Tensor))
-    return sum(read) + (in_place or made)
 
 
 def tried_in_bfloat16(
@@ -146,11 +122,6 @@ def _made(value: Any, dtype: torch.dtype, device: torch.device) -> Any:
         return value
     wanted = dtype if value.dtype == torch.float32 else value.dtype
     return torch.empty_strided(value.size, value.stride, dtype=wanted, device=device).fill_(1)
-
-
-def _size(tensor: Tensor) -> int:
-    # An expanded tensor has more elements than memory.
-    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
 
 
 def _name(tensor: Tensor) -> str:

@@ -6,7 +6,7 @@ A line has a query for Prometheus and the path of the same figure in a reading t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Unit = Literal["ratio", "bytes", "bytes_per_second", "per_second", "seconds", "mean", "whole", "plain"]
@@ -44,38 +44,34 @@ def _rate(metric: str, extra: str = "") -> str:
     return f'sum(rate({metric}{{model="$model"{extra}}}[$__rate_interval]))'
 
 
-_BANDWIDTH = """\
+_UTILISATION = Panel(
+    "Utilisation",
+    "ratio",
+    (
+        Line(
+            "{{device}}",
+            'avg by (device) (fulldeck_utilisation_ratio{model="$model"})',
+            "devices.utilisation",
+        ),
+    ),
+    "Of a GPU the share of time in which a kernel ran, of the CPU the share of the cores that the processes may use.",
+)
+_BANDWIDTH = Panel(
+    "Memory bandwidth",
+    "bytes_per_second",
+    (
+        Line(
+            "{{device}}",
+            """\
 sum by (device) (fulldeck_memory_bandwidth_bytes_per_second{model="$model"})
 or label_replace(
   sum by (device) (fulldeck_memory_bandwidth_estimated_bytes_per_second{model="$model"}),
   "device", "$1, estimated", "device", "(.*)"
-)"""
-_DEVICES = (
-    Panel(
-        "Utilisation",
-        "ratio",
-        (
-            Line(
-                "{{device}}",
-                'avg by (device) (fulldeck_utilisation_ratio{model="$model"})',
-                "devices.utilisation",
-            ),
+)""",
+            "devices.bandwidth",
         ),
-        "Of a GPU the share of time in which a kernel ran, of the CPU the share of the cores that the processes "
-        "may use.",
     ),
-    Panel(
-        "Memory bandwidth",
-        "bytes_per_second",
-        (
-            Line(
-                "{{device}}",
-                _BANDWIDTH,
-                "devices.bandwidth",
-            ),
-        ),
-        "Bytes to and from memory: counted by hardware that does so, of all that runs on it; else estimated.",
-    ),
+    "Bytes to and from memory: counted by hardware that does so, of all that runs on it; else estimated.",
 )
 _MEMORY = Panel(
     "Memory",
@@ -91,7 +87,8 @@ _MEMORY = Panel(
 )
 
 SERVER = (
-    *_DEVICES,
+    _UTILISATION,
+    _BANDWIDTH,
     Panel(
         "Throughput",
         "per_second",
@@ -171,7 +168,8 @@ SERVER = (
 )
 
 TRAINING = (
-    *_DEVICES,
+    _UTILISATION,
+    replace(_BANDWIDTH, says=f"{_BANDWIDTH.says[:-1]}, where the recipe has performance_dashboard."),
     Panel(
         "Throughput",
         "per_second",
@@ -196,7 +194,13 @@ TRAINING = (
         "Loss",
         "plain",
         (Line("loss", 'fulldeck_training_loss{model="$model"}', "loss"),),
-        "Of the last step that was read.",
+        "Of the last step that was read, or the mean of the last epoch.",
+    ),
+    Panel(
+        "Validation",
+        "plain",
+        (Line("{{metric}}", 'fulldeck_training_validation{model="$model"}', "validation"),),
+        "Loss and metrics on validation data, at the last epoch's end.",
     ),
     _MEMORY,
 )

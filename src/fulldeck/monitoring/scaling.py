@@ -178,7 +178,8 @@ class Controller:
         if self._changed is not None and now - self._changed < scaling.cooldown_s:
             return replicas, f"{low}; waiting {scaling.cooldown_s:g} s after the last change"
         if scaling.needs_alert and not self.alerts.firing(LOW, now):
-            return replicas, f"{low}, and no alert says so"
+            said = "no alert says so" if self.alerts.arrive(now) else "nothing is heard of Alertmanager"
+            return replicas, f"{low}, and {said}"
         wanted = scaling.bounded(max(math.ceil(replicas / 2), self._needed(recent)))
         if wanted >= replicas:
             return replicas, f"{low}; fewer replicas would be busier than {scaling.target_busy:.0%}"
@@ -227,6 +228,10 @@ class Alerts:
         return any(
             key[0] == name and now - heard <= ALERT_SECONDS for key, (_, heard) in self._started.items()
         )
+
+    def arrive(self, now: float) -> bool:
+        """Whether anything was heard not too long ago; FulldeckWatchdog always fires, so something should be."""
+        return self.heard is not None and now - self.heard <= ALERT_SECONDS
 
     def hear(self, body: Mapping[str, Any], now: float) -> int:
         """Take one delivery of Alertmanager's webhook (version 4); return how many alerts it had.

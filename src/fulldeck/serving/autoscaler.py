@@ -68,9 +68,9 @@ class Autoscaler:
         self._decide()
         return Response(200, to_json({"alerts": heard, "replicas": self._scaled.replicas}))
 
-    def decisions(self) -> list[dict[str, Any]]:
-        """The newest of them, the last one first."""
-        return [decision.to_json() for decision in list(self._controller.log)[: -SHOWN - 1 : -1]]
+    def decisions(self) -> dict[str, Any]:
+        """The newest of them as `log`, the last one first."""
+        return {"log": [decision.to_json() for decision in list(self._controller.log)[: -SHOWN - 1 : -1]]}
 
     def _decide(self) -> None:
         before = self._scaled.replicas

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from fulldeck.serving.http import Refusal, Request, Response
@@ -23,20 +24,32 @@ PAGES = 32
 Facts = dict[str, Any]
 
 
-class EventStream:
-    """Server-sent events: all that is kept, then each new reading, to any number of pages up to PAGES."""
+@dataclass(frozen=True)
+class _Told:
+    """One event, and the one that will follow it: of several at once a page misses none."""
 
-    def __init__(self, log: Callable[[], Sequence[Facts]] | None = None) -> None:
-        self._log = log
+    reading: Facts | None
+    coming: asyncio.Future[_Told]
+
+
+class EventStream:
+    """Server-sent events: all that is kept, then each new reading, to any number of pages up to PAGES.
+
+    `beside` is what each event has beside its reading: the log of decisions, the state of a run.
+    """
+
+    def __init__(self, beside: Callable[[], Facts] = dict) -> None:
+        self._beside = beside
         self._kept: deque[Facts] = deque(maxlen=KEPT)
-        self._next: asyncio.Future[Facts] = asyncio.get_running_loop().create_future()
+        self._next: asyncio.Future[_Told] = asyncio.get_running_loop().create_future()
         self._open = 0
 
-    def add(self, reading: Facts) -> None:
-        """One more reading."""
-        self._kept.append(reading)
+    def add(self, reading: Facts | None) -> None:
+        """One more reading; None only shows that there is nothing new."""
+        if reading is not None:
+            self._kept.append(reading)
         told, self._next = self._next, asyncio.get_running_loop().create_future()
-        told.set_result(reading)
+        told.set_result(_Told(reading, self._next))
 
     async def answer(self, request: Request) -> Response:
         """GET of the events."""
@@ -49,14 +62,14 @@ class EventStream:
     async def _events(self) -> AsyncIterator[bytes]:
         self._open += 1
         try:
-            yield _event("history", {"readings": list(self._kept), **self._logged()})
+            coming = self._next
+            yield _event("history", {"readings": list(self._kept), **self._beside()})
             while True:
-                yield _event("reading", {"reading": await asyncio.shield(self._next), **self._logged()})
+                told = await asyncio.shield(coming)
+                coming = told.coming
+                yield _event("reading", {"reading": told.reading, **self._beside()})
         finally:
             self._open -= 1
-
-    def _logged(self) -> Facts:
-        return {} if self._log is None else {"log": list(self._log())}
 
 
 class Monitor:

@@ -44,7 +44,7 @@ def watch(
 
         scaler = Autoscaler(Controller(scaling), supervisor, load, metrics, guarded=guarded)
         app.add("/alerts", "POST", scaler.answer, "alerts")
-    events = EventStream(scaler.decisions if scaler is not None else None)
+    events = EventStream(scaler.decisions if scaler is not None else dict)
     exposition = Exposition(metrics, queue, supervisor)
     monitor = Monitor(Meter(metrics, queue, supervisor, moved), exposition, events)
     page = Page(metrics.model, scaling)

@@ -37,18 +37,19 @@
     return Object.entries(value).map(([name, its]) => [name, scaled(its)]);
   }
 
+  /* All charts have all moments, so that they show the same time. */
   function described(panel) {
     const now = readings.length ? readings[readings.length - 1].at : 0;
+    const x = readings.map((reading) => Math.round(10 * (reading.at - now)) / 10);
     const series = new Map();
-    for (const reading of readings) {
+    readings.forEach((reading, place) => {
       for (const line of panel.lines) {
         for (const [name, value] of figures(panel, line, reading)) {
-          if (!series.has(name)) series.set(name, { name, x: [], y: [] });
-          series.get(name).x.push(Math.round(10 * (reading.at - now)) / 10);
-          series.get(name).y.push(value);
+          if (!series.has(name)) series.set(name, { name, x, y: new Array(x.length).fill(null) });
+          series.get(name).y[place] = value;
         }
       }
-    }
+    });
     const { title, share, whole, floor } = panel;
     return { title, x: "seconds from now", x_unit: "s", share, whole, floor, log: false, series: [...series.values()] };
   }
@@ -80,6 +81,7 @@
   }
 
   function draw() {
+    if (at("log") && log.length && !paused) at("log").replaceChildren(...log.map(row));
     if (paused || !readings.length) return;
     const newest = readings[readings.length - 1];
     at("when").textContent = clock(newest.at);
@@ -87,9 +89,8 @@
     for (const one of charts) {
       const description = described(one.panel);
       if (one.chart) one.chart.update(description);
-      else one.chart = fulldeckPanel(one.figure, description);
+      else if (description.series.length) one.chart = fulldeckPanel(one.figure, description);
     }
-    if (at("log") && log.length) at("log").replaceChildren(...log.map(row));
   }
 
   function row({ at: when, before, after, reason }) {
@@ -104,7 +105,7 @@
   function take(name, content) {
     heard = Date.now();
     if (name === "history") readings = content.readings;
-    else readings.push(content.reading);
+    else if (content.reading) readings.push(content.reading);
     readings = readings.slice(-KEPT);
     log = content.log || [];
     state(...(content.state || ["live", "finished"]));
