@@ -25,6 +25,11 @@ from fulldeck.instructions.deployment.model_serving_framework import in_engine a
 from fulldeck.instructions.deployment.model_serving_framework import serve_package as serve_package
 from fulldeck.instructions.deployment.overload_protection import OverloadProtection as OverloadProtection
 from fulldeck.instructions.deployment.overload_protection import limit_asgi as limit_asgi
+from fulldeck.instructions.deployment.performance_dashboard import PerformanceDashboard as PerformanceDashboard
+from fulldeck.instructions.deployment.performance_dashboard import count_step as count_step
+from fulldeck.instructions.deployment.performance_dashboard import model_traffic as model_traffic
+from fulldeck.instructions.deployment.performance_dashboard import watch_steps as watch_steps
+from fulldeck.instructions.deployment.replica_autoscaling import ReplicaAutoscaling as ReplicaAutoscaling
 from fulldeck.instructions.deployment.request_batching import RequestBatching as RequestBatching
 from fulldeck.instructions.deployment.request_batching import dependent as dependent
 from fulldeck.instructions.deployment.request_batching import join_calls as join_calls

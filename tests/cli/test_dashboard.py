@@ -35,15 +35,29 @@ def test_json_has_files_and_commands(cli: Cli, package: Path, tmp_path: Path) ->
     assert set(found["start"]) == {"server", "containers", "prometheus", "alertmanager"}
 
 
+def test_a_run_without_a_package_is_watched_by_its_live_page(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text("workload: digits\n")
+    found = cli("dashboard", tmp_path / "run", "--out", tmp_path / "m", "--json").json
+    assert (found["servers"], found["trainings"]) == ([], ["127.0.0.1:8002"])
+    assert found["start"]["training"] == f"fulldeck dashboard {tmp_path / 'run'} --live"
+    assert "fulldeck_training" in (tmp_path / "m" / "prometheus.yml").read_text()
+
+
 def test_bad_input_is_one_line(cli: Cli, package: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     for words, message in (
         ([package, "--server", "nowhere"], 'an address is HOST:PORT, such as 127.0.0.1:8000, got "nowhere"'),
         ([package, "--out", tmp_path], "exists and is not a monitoring folder; give a new one"),
         ([tmp_path / "absent"], "does not exist"),
+        ([package, "--live"], "say what is wanted: --live for a page of the training, or --out DIR"),
     ):
         answer = cli("dashboard", "--out", tmp_path / "m", *words)
         assert answer.code == 2
         assert message in answer.err
         assert len(answer.err.splitlines()) == 1
+    answer = cli("dashboard", package)
+    assert (answer.code, "say what is wanted" in answer.err) == (2, True)
+    answer = cli("dashboard", package, "--live")
+    assert (answer.code, "is no run" in answer.err) == (2, True)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]

@@ -68,8 +68,9 @@ class Moment:
         if not self.here():
             return True
         try:
-            born: float = psutil.Process(self.process).create_time()
-            return abs(born - self.born) < 1
+            process = psutil.Process(self.process)
+            ended = process.status() == psutil.STATUS_ZOMBIE  # and its parent has not asked yet
+            return not ended and bool(abs(process.create_time() - self.born) < 1)
         except psutil.Error:
             return False
 
