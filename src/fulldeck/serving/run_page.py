@@ -11,7 +11,7 @@ from pathlib import Path
 from fulldeck.errors import BadInput
 from fulldeck.monitoring.panels import TRAINING
 from fulldeck.monitoring.training import LIVE, Moment
-from fulldeck.serving.http import HttpServer, Refusal, Request, Response
+from fulldeck.serving.http import HttpServer, Refusal, Request, Respond, Response
 from fulldeck.serving.monitor import EventStream
 from fulldeck.serving.server import listening
 from fulldeck.serving.training_meter import TrainingMeter
@@ -66,6 +66,7 @@ class RunPage:
         self._events = EventStream(lambda: {"state": state(self._meter.last, self._meter.running)})
         self._exposition = TrainingExposition(self._meter)
         self._written: bytes | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def follow(self) -> None:
         """Look each second, until cancelled."""
@@ -87,19 +88,26 @@ class RunPage:
     def refused(self, status: int) -> None:
         """Nobody counts them."""
 
-    async def answer(self, request: Request) -> Response:
+    def answer(self, request: Request, respond: Respond) -> Callable[[], object]:
         """The page, its events, or the metrics."""
+        task = asyncio.get_running_loop().create_task(self._answer(request, respond))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task.cancel
+
+    async def _answer(self, request: Request, respond: Respond) -> None:
         if request.path == "/ui/events":
             try:
-                return await self._events.answer(request)
+                respond(await self._events.answer(request))
             except Refusal as refusal:
-                return refusal.response
-        if request.path == "/metrics":
+                respond(refusal.response)
+        elif request.path == "/metrics":
             content, kind = self._exposition.render()
-            return Response(200, content, kind)
-        if self._written is None:
-            self._written = await asyncio.to_thread(self._write)
-        return Response(200, self._written, HTML)
+            respond(Response(200, content, kind))
+        else:
+            if self._written is None:
+                self._written = await asyncio.to_thread(self._write)
+            respond(Response(200, self._written, HTML))
 
     def _write(self) -> bytes:
         from fulldeck.report.live_page import live_page
