@@ -1,9 +1,10 @@
 """Every engine and precision of fulldeck, beside onnxruntime, openvino and torchao used by hand, in turns.
 
-    python benchmarks/engines.py [--quick] [--only bert-base:1] [--rounds 15]
+    python benchmarks/engines.py [--quick] [--only bert-base:1] [--rounds 15] [--time-when FILE]
 
 BERT-base at length 128 and ResNet-50, batch 1 and 8, with random weights: latency and numerical parity only, no
-metric. Each case runs in a fresh process and is written as soon as it is done. All arms of a case have the same
+metric. Each case runs in a fresh process and is written as soon as it is done, beside the cases that there are.
+Building takes minutes, timing seconds: with --time-when, timing waits until FILE is there (the machine idle). All arms of a case have the same
 number of threads and take turns in random order. Goals: what `fulldeck compile` would choose is at least 0.98x of
 the best of all arms, 4.5x eager fp32 on BERT-base, 5.5x on ResNet-50 (batch 1).
 """
@@ -22,13 +23,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import describe, write_result
+from machine import RESULTS, describe, write_result
 from rounds import interleaved, median, ratio
 from torch import Tensor, nn
 
 CASES = ("bert-base:1", "bert-base:8", "resnet-50:1", "resnet-50:8")
 GOALS = {"chosen_of_best": 0.98, "bert-base:1": 4.5, "resnet-50:1": 5.5}
 CALIBRATION, JUDGED = 64, 32
+FILE = RESULTS / "engines.json"
 STRAY = 0.2
 """Largest difference that is allowed, as a share of the largest output of the fp32 model."""
 PATIENCE = 3.0
@@ -89,8 +91,8 @@ def model_of(name: str, quick: bool) -> tuple[nn.Module, dict[str, Any]]:
     return ResNetLogits(model).eval(), {"input": images}
 
 
-def run_case(case: str, rounds: int, quick: bool, threads: int) -> dict[str, Any]:
-    """One model at one batch."""
+def run_case(case: str, rounds: int, quick: bool, threads: int, ready: Path | None) -> dict[str, Any]:
+    """One model at one batch; nothing is timed before the file `ready` is there."""
     from fulldeck.parity import parity
 
     name, _, size = case.partition(":")
@@ -104,16 +106,27 @@ def run_case(case: str, rounds: int, quick: bool, threads: int) -> dict[str, Any
     arms: dict[str, Callable[[], Any]] = {}
     built: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        ours, chosen, table = fulldeck_arms(module, rows, batch, threads, Path(folder))
-        arms |= {f"fulldeck {label}": (lambda e=engine: one(e.run(inputs))) for label, engine in ours.items()}
+        choose_ours = fulldeck_arms(module, rows, batch, threads, Path(folder))
         for label, make in by_hand(module, rows, inputs, threads, Path(folder)):
+            tell(f"by hand {label}")
             started = time.perf_counter()
             try:
                 arms[f"by hand {label}"] = make()
+                arms[f"by hand {label}"]()  # torch.compile compiles in the first call
             except Exception as error:  # a peer that fails here is a line in the table, not the end
+                arms.pop(f"by hand {label}", None)
                 failed[f"by hand {label}"] = f"{type(error).__name__}: {str(error)[:200]}"
             built[f"by hand {label}"] = round(time.perf_counter() - started, 1)
+        tell("built")
+        while ready is not None and not ready.is_file():
+            time.sleep(1)
+        load = describe()["load"]
+        ours, chosen, table = choose_ours()
+        arms = {
+            f"fulldeck {label}": (lambda e=engine: one(e.run(inputs))) for label, engine in ours.items()
+        } | arms
         return {
+            "load": load,
             "case": case,
             "weights": "random",
             "threads": threads,
@@ -158,10 +171,13 @@ def race(
 
 def fulldeck_arms(
     module: nn.Module, rows: dict[str, Any], batch: int, threads: int, folder: Path
-) -> tuple[dict[str, Any], str, list[dict[str, Any]]]:
-    """The engines that `compile` keeps in the race, the label of the one that it takes, and its whole table."""
+) -> Callable[[], tuple[dict[str, Any], str, list[dict[str, Any]]]]:
+    """What gives the engines that `compile` keeps in the race, the label of the one that it takes, its whole table.
+
+    Files are made here and now.
+    """
     from fulldeck.candidate import Tolerance
-    from fulldeck.compilation.arm import Judge, arms_of, some_outputs
+    from fulldeck.compilation.arm import Judge, arms_of, build, some_outputs
     from fulldeck.compilation.compile import choose
     from fulldeck.compilation.forms import Form
     from fulldeck.data import Examples
@@ -183,12 +199,21 @@ def fulldeck_arms(
     tolerance = Tolerance(metric_drop=None, difference=STRAY * float(np.abs(reference).max()))
     judge = Judge(judged, Examples(judged, np.zeros(JUDGED, np.int64)), reference, {}, tolerance, 8)
     arms = [arm for name in ENGINES for arm in arms_of(name, ("fp32", "bf16", "int8"), source, forms)]
-    chosen = choose(arms, judge, folder / "compiled", Settings(), threads, tell)
-    return (
-        {arm.label: arm.loaded for arm in arms if arm.loaded is not None},
-        chosen.label,
-        [arm.to_json() for arm in arms],
-    )
+    for arm in arms:
+        if arm.reason is None:
+            tell(f"{arm.label}: building")
+            build(arm, folder / "compiled", Settings(), threads)  # what it leaves in the folder is used again
+            arm.loaded = None
+
+    def choose_ours() -> tuple[dict[str, Any], str, list[dict[str, Any]]]:
+        chosen = choose(arms, judge, folder / "compiled", Settings(), threads, lambda text: None)
+        return (
+            {arm.label: arm.loaded for arm in arms if arm.loaded is not None},
+            chosen.label,
+            [arm.to_json() for arm in arms],
+        )
+
+    return choose_ours
 
 
 def int8_files(path: Path, rows: dict[str, Any], folder: Path) -> list[Any]:
@@ -316,6 +341,7 @@ def main() -> None:
     parser.add_argument("--only", choices=CASES, help="one case")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=0, help="0: the cores of this machine")
+    parser.add_argument("--time-when", type=Path, help="a file whose presence lets the timing begin")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     from fulldeck.device import cpu_threads
@@ -323,9 +349,10 @@ def main() -> None:
     threads = options.threads or cpu_threads()
     rounds = 7 if options.quick else options.rounds
     if options.case:
-        print(json.dumps(run_case(options.case, rounds, options.quick, threads)))
+        print(json.dumps(run_case(options.case, rounds, options.quick, threads, options.time_when)))
         return
-    result: dict[str, Any] = {"goals": GOALS, "rounds": rounds, "cases": [], "machine": describe()}
+    there = json.loads(FILE.read_bytes())["cases"] if FILE.is_file() else []
+    result: dict[str, Any] = {"goals": GOALS, "rounds": rounds, "cases": there, "machine": describe()}
     for case in (options.only,) if options.only else CASES:
         print(f"{case} ...", file=sys.stderr, flush=True)
         command = [
@@ -339,7 +366,11 @@ def main() -> None:
             str(threads),
         ]
         done = subprocess.run(
-            [*command, *(["--quick"] if options.quick else [])],
+            [
+                *command,
+                *(["--quick"] if options.quick else []),
+                *(["--time-when", str(options.time_when)] if options.time_when else []),
+            ],
             stdout=subprocess.PIPE,
             text=True,
             check=False,
@@ -350,7 +381,7 @@ def main() -> None:
             if done.returncode == 0 and lines
             else {"case": case, "failed": done.returncode}
         )
-        result["cases"].append(found)
+        result["cases"] = [one for one in result["cases"] if one["case"] != case] + [found]
         show(found)
         if not options.quick:
             write_result("engines", result)  # after each case: what is measured is kept

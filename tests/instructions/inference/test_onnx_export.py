@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fulldeck.errors import BadInput, CannotAct, RunFailed
 from fulldeck.instructions.inference.onnx_export import OnnxExport, export_onnx
+from fulldeck.networks import build
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +140,49 @@ def test_a_model_with_a_fixed_batch_is_refused(tmp_path):
 def test_an_operator_set_out_of_range_is_refused():
     with pytest.raises(BadInput, match=r"onnx_export.opset must be between 18 and 23, got 9"):
         OnnxExport(opset=9)
+
+
+@pytest.fixture(scope="module")
+def gpt():
+    torch.manual_seed(0)
+    arguments = {"vocabulary": 50, "length": 12, "width": 32, "layers": 2, "heads": 2}
+    return build({"network": "gpt", "arguments": arguments}).eval(), torch.randint(50, (20, 12))
+
+
+def test_tokens_of_any_length(gpt, tmp_path):
+    model, ids = gpt
+    path = export_onnx(model, ids, tmp_path / "m.onnx", dynamic="length").path
+    session = onnxruntime.InferenceSession(path)
+    assert [one.shape for one in session.get_inputs()] == [["batch", "length"]]
+    for batch, length in ((1, 2), (3, 7), (17, 12)):
+        rows = ids[:batch, :length]
+        (got,) = session.run(None, {"input": rows.numpy()})
+        assert np.allclose(got, model(rows).detach(), atol=1e-4)
+
+
+def test_a_free_length_is_for_tokens(tmp_path):
+    with pytest.raises(CannotAct, match="a free length is for tokens"):
+        export_onnx(nn.Linear(4, 3), torch.randn(20, 4), tmp_path / "m.onnx", dynamic="length")
+
+
+class FixesTheLength(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(50, 4), nn.Linear(48, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.embed(ids).flatten(1))
+
+
+def test_a_model_of_one_length_says_so(gpt, tmp_path):
+    with pytest.raises(CannotAct, match="cannot be exported to ONNX|does not run at"):
+        export_onnx(FixesTheLength(), gpt[1], tmp_path / "m.onnx", dynamic="length")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_have_the_names_of_their_modules(gpt, tmp_path):
+    model, ids = gpt
+    path = export_onnx(model, ids, tmp_path / "m.onnx").path
+    names = {tensor.name for tensor in onnx.load(path).graph.initializer}
+    layers = {f"{name}.weight" for name, one in model.named_modules() if isinstance(one, nn.Linear)}
+    assert layers <= names | {"head.weight"}
