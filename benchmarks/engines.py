@@ -4,9 +4,9 @@
 
 BERT-base at length 128 and ResNet-50, batch 1 and 8, with random weights: latency and numerical parity only, no
 metric. Each case runs in a fresh process and is written as soon as it is done, beside the cases that there are.
-Building takes minutes, timing seconds: with --time-when, timing waits until FILE is there (the machine idle). All arms of a case have the same
-number of threads and take turns in random order. Goals: what `fulldeck compile` would choose is at least 0.98x of
-the best of all arms, 4.5x eager fp32 on BERT-base, 5.5x on ResNet-50 (batch 1).
+Building takes minutes, timing seconds: with --time-when, timing waits until FILE is there, and the machine idle.
+All arms of a case have the same number of threads and take turns in random order. Goals: what `fulldeck compile`
+would choose is at least 0.98x of the best of all arms, 4.5x eager fp32 on BERT-base, 5.5x on ResNet-50 (batch 1).
 """
 
 from __future__ import annotations
