@@ -30,6 +30,7 @@ from fulldeck.instructions.deployment.performance_dashboard import count_step as
 from fulldeck.instructions.deployment.performance_dashboard import model_traffic as model_traffic
 from fulldeck.instructions.deployment.performance_dashboard import watch_steps as watch_steps
 from fulldeck.instructions.deployment.replica_autoscaling import ReplicaAutoscaling as ReplicaAutoscaling
+from fulldeck.instructions.deployment.replica_autoscaling import wanted_replicas as wanted_replicas
 from fulldeck.instructions.deployment.request_batching import RequestBatching as RequestBatching
 from fulldeck.instructions.deployment.request_batching import dependent as dependent
 from fulldeck.instructions.deployment.request_batching import join_calls as join_calls

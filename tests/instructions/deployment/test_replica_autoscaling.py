@@ -6,8 +6,8 @@ import pytest
 
 from fulldeck.errors import BadInput
 from fulldeck.instructions.deployment.model_packaging import ModelPackaging
-from fulldeck.instructions.deployment.replica_autoscaling import ReplicaAutoscaling
-from fulldeck.monitoring.scaling import Scaling
+from fulldeck.instructions.deployment.replica_autoscaling import ReplicaAutoscaling, wanted_replicas
+from fulldeck.monitoring.scaling import Load, Scaling
 from fulldeck.monitoring.simulated_day import simulated_day
 from fulldeck.package import Package
 from fulldeck.service import Service, Serving
@@ -43,6 +43,17 @@ def test_other_days_are_no_worse(seed: int) -> None:
     day = simulated_day(Scaling(), most=4, seed=seed)
     assert day.replica_share < 0.55
     assert day.late_share < 0.001
+
+
+def test_a_decision_for_a_service_of_ones_own() -> None:
+    full = [Load(at, 0.9, 0.95, 3.0, 2, True) for at in (5.0, 10.0)]
+    more = wanted_replicas(full, 2, max_replicas=8)
+    assert (more.before, more.after) == (2, 4)
+    assert more.reason == "replicas are busy 95% of their time and 3.0 requests wait"
+    unknown = [Load(at, None, 0.1, 0.0, 2, True) for at in (5.0, 10.0, 15.0)]
+    assert wanted_replicas(unknown, 2).after == 2
+    with pytest.raises(BadInput, match="there must be a load"):
+        wanted_replicas([], 2)
 
 
 def test_bounds_that_cross_are_refused() -> None:

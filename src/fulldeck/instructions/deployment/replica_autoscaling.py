@@ -10,17 +10,24 @@ Avoid when: one engine process is enough at all times; or another system scales 
 Reference: Burns et al. 2016, Borg, Omega, and Kubernetes, ACM Queue 14(1), on reconciling what is with what should be.
 
 Example:
-    >>> day = simulated_day(Scaling(max_replicas=4), most=4)
-    >>> day.replica_share < 0.6, day.late_share < 0.01
-    (True, True)
+    >>> from fulldeck.monitoring.scaling import Load
+    >>> moments = (0.0, 5.0, 10.0)
+    >>> idle = [Load(at, utilisation=0.1, busy=0.1, queue=0.0, replicas=4, whole=True) for at in moments]
+    >>> decision = wanted_replicas(idle, 4)  # of your own service
+    >>> decision.after, decision.reason
+    (2, 'utilisation was under 30% in 3 samples, no queue')
+    >>> wanted_replicas(idle[:2], 4).after
+    4
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from fulldeck.errors import BadInput
 from fulldeck.instruction import Evidence, Instruction, instruction
-from fulldeck.monitoring.scaling import CARRIED, Scaling
+from fulldeck.monitoring.scaling import CARRIED, Controller, Decision, Load, Scaling
 from fulldeck.monitoring.simulated_day import simulated_day
 from fulldeck.service import Service
 
@@ -49,3 +56,21 @@ class ReplicaAutoscaling(Instruction, Scaling):
 
     def configure(self, service: Service) -> Service:
         return service.carrying(CARRIED, {name: getattr(self, name) for name in Scaling.model_fields})
+
+
+def wanted_replicas(loads: Sequence[Load], replicas: int, **settings: Any) -> Decision:
+    """How many replicas there should be, being `replicas` now, and why, after samples of a service's load.
+
+    `loads` are `interval_s` apart, the newest last; `settings` are those of
+    `fulldeck.monitoring.scaling.Scaling`. Who asks again and again, and wants the cool-down between changes,
+    keeps a `fulldeck.monitoring.scaling.Controller`.
+
+    Raises BadInput for a setting out of range, and without a load.
+    """
+    if not loads:
+        raise BadInput("there must be a load to decide from")
+    controller = Controller(Scaling(**settings))
+    for load in loads:
+        controller.see(load)
+    controller.decide(loads[-1].at, replicas)
+    return controller.log[-1]
