@@ -31,7 +31,7 @@ Example:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from fulldeck.errors import BadInput
 from fulldeck.instruction import Evidence, Situation, instruction, param
@@ -40,12 +40,14 @@ from fulldeck.instructions.training.distributed_data_parallel.exchange import (
     refuse_compression,
     replicate,
 )
+from fulldeck.instructions.training.distributed_data_parallel.proof import exposed_communication
 from fulldeck.instructions.training.distributed_data_parallel.replicated_training import ReplicatedTraining
 from fulldeck.process_group import join
 from fulldeck.rank_random import draw_apart
 from fulldeck.spread_training import SpreadTraining
 
 if TYPE_CHECKING:
+    from fulldeck.evidence.outcome import Outcome
     from fulldeck.training_loop import TrainingLoop
 
 __all__ = ["DistributedDataParallel", "replicate"]
@@ -64,7 +66,7 @@ __all__ = ["DistributedDataParallel", "replicate"]
         "does not fit into one device"
     },
     recipe_key="distributed",
-    evidence=Evidence(workload="stdlib_text", metric="exposed_communication_ms", expect="<= 0.5x"),
+    evidence=Evidence(workload="stdlib_text", metric="exposed_communication_ms", expect="<= 0.6x"),
 )
 class DistributedDataParallel(SpreadTraining):
     find_unused_parameters: bool = param(
@@ -81,6 +83,11 @@ class DistributedDataParallel(SpreadTraining):
     )
     static_graph: bool = param(
         False, doc="The same parameters are used in the same order in every step: DDP may rely on it."
+    )
+    exchange: Literal["last", "every"] = param(
+        "last",
+        doc="Of a batch that is computed in parts: gradients are exchanged once, with the last part; every is what DDP "
+        "does by itself.",
     )
     compression: Compression = param(
         "none",
@@ -110,4 +117,14 @@ class DistributedDataParallel(SpreadTraining):
         loop.around("gradients", training.gradients)
         draw_apart(loop)
         loop.around("part", training.part)
+        loop.on("epoch_end", training.look_at_clock)
+        loop.on("fit_end", training.report)
         loop.on("hand_over", training.release)
+
+    def prove(self, outcome: Outcome) -> float:
+        """exposed_communication_ms: what a step of two processes waits for the exchange, its batch in four parts.
+
+        Without this instruction: of DDP by itself, which exchanges after each part.
+        """
+        own = any(entry.instruction.card.name == self.card.name for entry in outcome.recipe.entries)
+        return exposed_communication(outcome, self if own else type(self)(exchange="every"))

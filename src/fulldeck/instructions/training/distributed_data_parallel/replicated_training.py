@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,13 +13,15 @@ from torch import nn
 from fulldeck.batch_norm import running_statistics
 from fulldeck.errors import RunFailed
 from fulldeck.instructions.training.distributed_data_parallel.exchange import Replicas, Whole, replicate
-from fulldeck.step_clock import BACKWARD, COMMUNICATION
+from fulldeck.step_clock import BACKWARD, COMMUNICATION, PHASES
 
 if TYPE_CHECKING:
     from fulldeck.batch import Batch, Part
     from fulldeck.instructions.training.distributed_data_parallel import DistributedDataParallel
     from fulldeck.training_loop import TrainingLoop
 
+STRAGGLES = 1.3
+"""Times that a rank computes as long as the others, from which on it is named."""
 NAMED = 3
 """Parameters that a message names at most."""
 
@@ -32,7 +35,7 @@ class ReplicatedTraining:
         self.replicas: Replicas | None = None
         self.held = False
         self.figures = loop.figures()
-        self.waited = 0.0
+        self.seconds = [0.0] * len(PHASES)
         self.steps = 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
@@ -55,7 +58,8 @@ class ReplicatedTraining:
 
     def part(self, part: Part, inner: Callable[[Part], None]) -> None:
         """Gradients are exchanged while the last part's are computed, and for no other part."""
-        if self.replicas is None or not part.last or self.held:
+        wanted = part.last or self.instruction.exchange == "every"
+        if self.replicas is None or not wanted or self.held:
             inner(part)
             return
         exchange = self.replicas.exchange
@@ -93,6 +97,27 @@ class ReplicatedTraining:
             with torch.no_grad():
                 for statistic, mean in zip(self.statistics, torch.split(flat, sizes), strict=True):
                     statistic.copy_(mean.view_as(statistic))
+
+    def look_at_clock(self) -> None:
+        """The loop's clock starts anew with each epoch."""
+        clock = self.loop.clock
+        self.seconds = [one + more for one, more in zip(self.seconds, clock.seconds, strict=True)]
+        self.steps += clock.steps
+
+    def report(self) -> None:
+        """What waiting for the others cost a step, and for whom all of them waited."""
+        steps = max(self.steps, 1)
+        waited, whole = self.seconds[COMMUNICATION], sum(self.seconds)
+        self.figures["communication_ms"] = {"after": 1000 * waited / steps}
+        self.figures["communication_share"] = {"after": waited / max(whole, 1e-12)}
+        own = self.loop.ranks.gather(whole - waited)
+        slowest = max(range(len(own)), key=own.__getitem__)
+        if own[slowest] > STRAGGLES * median(own[:slowest] + own[slowest + 1 :]):
+            others = 1000 * median(own[:slowest] + own[slowest + 1 :]) / steps
+            self.loop.notes.append(
+                f"distributed_data_parallel: rank {slowest} computes {1000 * own[slowest] / steps:.3g} ms a step "
+                f"and the others {others:.3g} ms: they wait for it"
+            )
 
     def release(self) -> None:
         """The model is on its own again."""
