@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from fulldeck.onnx_file import model_files
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -53,8 +55,8 @@ class Artifact:
 
     @property
     def bytes(self) -> int:
-        """Size on disk."""
-        return self.path.stat().st_size
+        """Size on disk, with weights that lie beside the file."""
+        return sum(file.stat().st_size for file in model_files(self.path))
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 from fulldeck.declared import Declared
 from fulldeck.errors import BadInput
 from fulldeck.files import atomic_folder, refusing_disk, sha256, write_bytes, write_json, write_with
+from fulldeck.onnx_file import copy_model, model_files
 from fulldeck.param import param
 from fulldeck.reference import Array, label, read_reference, write_reference
 from fulldeck.service import Serving
@@ -168,7 +169,10 @@ def add_form(folder: Path, file: Path, form: PackagedModel, network: Mapping[str
     """
     package = Package.open(folder)
     service, manifest = package.service, package.manifest
-    same = form.path in manifest["files"] and manifest["files"][form.path]["sha256"] == sha256(file)
+    beside = [one for one in model_files(file) if one != file]
+    names = {form.path: file, **{one.name: one for one in beside}}
+    there = manifest["files"]
+    same = all(name in there and there[name]["sha256"] == sha256(one) for name, one in names.items())
     kept = [
         one
         for one in service.models
@@ -181,10 +185,10 @@ def add_form(folder: Path, file: Path, form: PackagedModel, network: Mapping[str
         network=dict(network) if network is not None else service.network,
     )
     with refusing_disk(folder), atomic_folder(folder) as temporary:
-        for name in sorted(set(manifest["files"]) - dropped - {SERVICE, form.path}):
+        for name in sorted(set(manifest["files"]) - dropped - {SERVICE, *names}):
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             write_with(temporary / name, partial(shutil.copyfile, folder / name))
-        write_with(temporary / form.path, partial(shutil.copyfile, file))
+        copy_model(file, temporary / form.path)
         write_json(temporary / SERVICE, service.model_dump(mode="json"))
         _refer(Package(temporary, manifest, service, ""), package, form)
         seal(temporary, {name: fact for name, fact in manifest.items() if name not in ("format", "files")})

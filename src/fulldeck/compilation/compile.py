@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +36,10 @@ from fulldeck.engines.source import Settings, Source
 from fulldeck.engines.tensorrt import NAME as TENSORRT
 from fulldeck.engines.tensorrt import STRONGLY_TYPED_SINCE, trtexec
 from fulldeck.errors import BadInput, RunFailed
-from fulldeck.files import sha256, write_json, write_with
+from fulldeck.files import sha256, write_json
 from fulldeck.machine import describe_machine
 from fulldeck.networks import describe
+from fulldeck.onnx_file import copy_model, model_files
 from fulldeck.package import MANIFEST, Package, PackagedModel, add_form
 from fulldeck.run_folder import RESULT, RunFolder
 
@@ -220,13 +219,13 @@ def _install(run: Path, candidate: Candidate, result: dict[str, Any]) -> dict[st
     chosen, file = result["chosen"], Path(result["file"])
     card = ENGINES[chosen["name"]]
     name = file.name
-    if card.kind == "onnx" and chosen["how"]:
+    if card.kind == "onnx" and chosen["how"] and len(model_files(file)) == 1:
         name = (
             f"model.{chosen['precision']}.{chosen['how']}.onnx"  # the run may have another of that precision
         )
     own = RunFolder(run).artifacts / name
     if file.resolve() != own.resolve():
-        write_with(own, partial(shutil.copyfile, file))
+        copy_model(file, own)
     _list(run, own, card.kind, chosen)
     package, place = run / "package", {"artifact": str(own.relative_to(run)), "package": None}
     if not (package / MANIFEST).is_file():

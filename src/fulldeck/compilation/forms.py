@@ -15,6 +15,7 @@ from fulldeck.data import Array
 from fulldeck.engines.shapes import Shapes
 from fulldeck.errors import BadInput
 from fulldeck.instruction import Instruction
+from fulldeck.onnx_file import model_files
 from fulldeck.run_folder import RESULT
 
 COMMAND = "compile"
@@ -139,5 +140,7 @@ def _made(
         return []
     if artifact is None or (artifact.kind, artifact.precision) != ("onnx", precision):
         return []
+    if len(model_files(artifact.path)) > 1:  # a file names the one that has its weights
+        return [Form(precision, how, artifact.path)]
     artifact.path.replace(path)
     return [Form(precision, how, path)]

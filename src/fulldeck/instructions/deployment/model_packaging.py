@@ -30,7 +30,6 @@ Example:
 from __future__ import annotations
 
 import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -52,6 +51,7 @@ from fulldeck.errors import BadInput, CannotAct, RunFailed
 from fulldeck.files import atomic_folder, refusing_disk, write_json, write_text, write_with
 from fulldeck.instruction import GOALS, Evidence, Instruction, instruction, param
 from fulldeck.networks import describe
+from fulldeck.onnx_file import copy_model
 from fulldeck.package import ENCODER, MANIFEST, SERVICE, Package, PackagedModel, ServiceFile, TensorSpec, seal
 from fulldeck.reference import label, write_reference
 from fulldeck.service import Service, Serving
@@ -212,7 +212,7 @@ def _outputs(form: Form, example: Mapping[str, Array]) -> dict[str, Array]:
 
 def _write(form: Form, folder: Path) -> PackagedModel:
     if isinstance(form, Artifact):
-        write_with(folder / form.path.name, partial(shutil.copyfile, form.path))
+        copy_model(form.path, folder / form.path.name)
         return PackagedModel(
             path=form.path.name, kind=form.kind, precision=form.precision, engine=form.engine
         )

@@ -36,10 +36,10 @@ from torch import Tensor, nn
 
 from fulldeck.candidate import Artifact, Candidate
 from fulldeck.data import Array
-from fulldeck.files import write_with
 from fulldeck.instruction import GOALS, Evidence, Instruction, Prediction, instruction, param
 from fulldeck.instructions.inference.onnx_export.comparison import BATCHES, compare
 from fulldeck.instructions.inference.onnx_export.conversion import Dynamic, clean, convert
+from fulldeck.onnx_file import write_onnx
 from fulldeck.quantization.onnx_integers import (
     PACKED_OPSET,
     fits_in_four_bits,
@@ -135,7 +135,7 @@ def export_onnx(
     `example` is one tensor, or the inputs by the names of forward's parameters; the batch comes first. The
     file's inputs have these names (`input` for one tensor), its output is `output`, its first axis `batch`.
     With `dynamic="length"` the second axis of tokens (integers) is free too, up to that of the example.
-    `metadata` goes into the file. The model itself is not changed.
+    `metadata` goes into the file. Weights beyond 2 GB lie beside it, in `NAME.data`. The model itself is not changed.
 
     Raises CannotAct if the model cannot be exported or does not run at these batch sizes, RunFailed if the
     file's outputs differ from the model's by more than `max_difference` times the largest output (at least
@@ -157,9 +157,8 @@ def export_onnx(
         pack_four_bits(proto)
     differences: dict[int, float] = {}
 
-    def write_checked(temporary: Path) -> None:
-        temporary.write_bytes(proto.SerializeToString())
-        differences.update(compare(module, temporary, inputs, max_difference, dynamic))
+    def check(written: Path) -> None:
+        differences.update(compare(module, written, inputs, max_difference, dynamic))
 
-    write_with(path, write_checked)
+    write_onnx(proto, path, check)
     return Export(path, differences)

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from fulldeck.candidate import Artifact, Candidate
 from fulldeck.data import Array
-from fulldeck.files import write_bytes
 from fulldeck.instructions.inference.post_training_quantization.onnx_file import (
     quantiser,
     quantize_onnx_by_nncf,
 )
+from fulldeck.onnx_file import write_onnx
 
 Form = Callable[[Sequence[str]], Candidate]
 """Gives the candidate in integers, with these layers in float."""
@@ -44,7 +44,7 @@ def forms_of_file(
     with quantiser(artifact.path, calibration, bit_width=bit_width, **how) as quantise:
 
         def by_onnxruntime(keep: Sequence[str]) -> Candidate:
-            write_bytes(path, quantise(keep).SerializeToString())
+            write_onnx(quantise(keep), path)
             return candidate.with_artifact(made)
 
         yield by_onnxruntime

@@ -14,7 +14,6 @@ import numpy as np
 
 from fulldeck.data import Array
 from fulldeck.errors import BadInput, CannotAct, closest, extra
-from fulldeck.files import write_bytes
 from fulldeck.instructions.inference.post_training_quantization.layers import (
     layers_of,
     share_of_products,
@@ -24,6 +23,7 @@ from fulldeck.instructions.inference.post_training_quantization.smoothing import
     NORMALISATIONS,
     smooth_outliers,
 )
+from fulldeck.onnx_file import model_files, write_onnx
 from fulldeck.quantization.onnx_integers import float_layers_read_floats
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def quantize_onnx(
     with quantiser(
         path, calibration, mode=mode, method=method, bit_width=bit_width, smooth=smooth
     ) as quantise:
-        write_bytes(Path(out), quantise(keep).SerializeToString())
+        write_onnx(quantise(keep), Path(out))
     return Path(out)
 
 
@@ -147,7 +147,7 @@ def quantize_onnx_by_nncf(
             model_type=nncf.ModelType.TRANSFORMER if transformer else None,
             ignored_scope=nncf.IgnoredScope(names=kept) if kept else None,
         )
-    write_bytes(Path(out), _slim(made, onnx.load(path, load_external_data=False)).SerializeToString())
+    write_onnx(_slim(made, onnx.load(path, load_external_data=False)), Path(out))
     return Path(out)
 
 
@@ -165,7 +165,15 @@ def prepare(path: Path, prepared: Path) -> None:
     """Write the file with its constants folded and all shapes inferred, as quantisers want it."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    quant_pre_process(path, prepared, skip_symbolic_shape=True)
+    large = len(model_files(path)) > 1
+    quant_pre_process(
+        path,
+        prepared,
+        skip_symbolic_shape=True,
+        save_as_external_data=large,
+        all_tensors_to_one_file=large,
+        external_data_location=f"{prepared.name}.data" if large else None,
+    )
 
 
 def _nodes(model: ModelProto, keep: Sequence[str]) -> list[str]:

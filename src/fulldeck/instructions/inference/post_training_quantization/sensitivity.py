@@ -15,6 +15,7 @@ from fulldeck.instructions.inference.post_training_quantization.onnx_file import
     quantiser,
     quantizable_layers,
 )
+from fulldeck.onnx_file import write_onnx
 
 
 def layer_sensitivity(path: Path | str, calibration: Mapping[str, Array], **how: Any) -> dict[str, float]:
@@ -29,7 +30,7 @@ def layer_sensitivity(path: Path | str, calibration: Mapping[str, Array], **how:
     with quantiser(path, calibration, **how) as quantise, tempfile.TemporaryDirectory() as folder:
         for layer in layers:
             alone = Path(folder) / "alone.onnx"
-            alone.write_bytes(quantise([other for other in layers if other != layer]).SerializeToString())
+            write_onnx(quantise([other for other in layers if other != layer]), alone)
             outputs = _outputs(alone, calibration)
             errors[layer] = float(np.sqrt(np.mean(np.square(outputs - reference)))) / size
     return dict(sorted(errors.items(), key=lambda item: item[1], reverse=True))
