@@ -125,24 +125,15 @@ def _post(
     }
 
 
-def _tensor(spec: TensorSpec, **more: Schema) -> Schema:
+def _tensor(spec: TensorSpec) -> Schema:
     """One tensor; its `data` may be flat, or nested like its shape."""
     flat = _list(NUMBERS[spec.datatype])
     sizes = [size for size in spec.shape if size >= 0]
     if len(sizes) == len(spec.shape):
         flat |= {"minItems": prod(sizes), "maxItems": prod(sizes)}
-    shape = {"type": "array", "prefixItems": [_size(size) for size in spec.shape], "items": False}
-    return _object(
-        name={"const": spec.name},
-        datatype={"const": spec.datatype},
-        shape=shape | {"minItems": len(spec.shape)},
-        **more,
-        data=flat,
-    )
-
-
-def _size(size: int) -> Schema:
-    return {"type": "integer", "minimum": 1} if size < 0 else {"const": size}
+    axes = _list({"type": "integer", "minimum": 0}, minItems=len(spec.shape), maxItems=len(spec.shape))
+    axes["description"] = f"{list(spec.shape)}, where -1 is any size."
+    return _object(name={"const": spec.name}, datatype={"const": spec.datatype}, shape=axes, data=flat)
 
 
 def _inference(service: ServiceFile) -> Schema:

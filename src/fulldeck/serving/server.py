@@ -24,6 +24,7 @@ from fulldeck.serving.http import HttpServer
 from fulldeck.serving.metrics import ServerMetrics
 from fulldeck.serving.repository import add_repository
 from fulldeck.serving.served import Served
+from fulldeck.serving.showing import show
 from fulldeck.serving.version import Version
 from fulldeck.serving.watching import traffic, watch
 
@@ -102,6 +103,7 @@ async def _serve(
     )
     app = App(served, metrics, token=token, admin_token=os.environ.get(ADMIN_TOKEN))
     add_repository(app, served)
+    show(app, served, token=bool(token))
     deadline = serving.deadline_ms / 1000
     http = HttpServer(app, max_body=serving.max_body_bytes, deadline=deadline, max_connections=_descriptors())
     stopping = _on_signals(loop)
