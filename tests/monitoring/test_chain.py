@@ -114,3 +114,54 @@ def test_load_falls_and_replicas_go_load_returns_and_they_come(tmp_path: Path) -
         figures = one.figures()
         assert figures["fulldeck_scale_decisions_total", "in"] == 1
         assert figures["fulldeck_scale_decisions_total", "out"] == 1
+
+
+@pytest.mark.slow
+def test_load_stays_and_falls_and_comes_and_goes(tmp_path: Path) -> None:
+    """All of a day's turns, in a minute: nothing is lost in any of them, and nothing is done twice."""
+    with chain(tmp_path) as one:
+        one.stack.start("alertmanager")
+        one.stack.start("prometheus")
+        for turn in range(2):
+            one.load(8)
+            one.until(lambda: one.replicas == 2 and len(one.server.workers) == 2)
+            time.sleep(8)
+            assert one.replicas == 2, "busy replicas stay"
+            one.load(1)
+            one.until(lambda: one.replicas == 1)
+            assert one.figures()["fulldeck_scale_decisions_total", "in"] == turn + 1
+        one.clients.end()
+        assert set(one.clients.statuses) == {200}
+        assert one.figures()["fulldeck_scale_decisions_total", "out"] == 1
+
+
+@pytest.mark.slow
+def test_without_alertmanager_nothing_goes_and_after_its_outage_one_does_once(tmp_path: Path) -> None:
+    with chain(tmp_path) as one:
+        one.load(1)
+        one.stack.start("prometheus")
+        one.until(lambda: one.stack.firing(LOW))
+        time.sleep(10)
+        assert one.replicas == 2, "the alert fires, and nobody hears of it"
+        one.stack.start("alertmanager")
+        assert one.until(lambda: one.replicas == 1) < 20
+        one.stack.stop("alertmanager")
+        one.stack.start("alertmanager")
+        time.sleep(10)
+        assert one.figures()["fulldeck_scale_decisions_total", "in"] == 1
+        one.clients.end()
+        assert set(one.clients.statuses) == {200}
+
+
+@pytest.mark.slow
+def test_a_server_that_cannot_be_scraped_never_looks_idle(tmp_path: Path) -> None:
+    with chain(tmp_path) as one:
+        (one.stack.folder / "token").write_text("wrong")
+        one.load(1)
+        one.stack.start("alertmanager")
+        one.stack.start("prometheus")
+        one.until(lambda: bool(one.stack.query('up{job="fulldeck"} == 0')))
+        for _ in range(12):
+            time.sleep(1)
+            assert not one.stack.firing(LOW)
+        assert one.replicas == 2
