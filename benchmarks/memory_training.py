@@ -1,6 +1,6 @@
 """Memory in training: what fits, found and kept to (05), and recomputation instead of keeping (23).
 
-    python benchmarks/memory_training.py [--rounds 10] [--threads 2] [--size full] [--parts search ...]
+    python benchmarks/memory_training.py [--rounds 10] [--threads 2] [--size full] [--parts search ...] [--add]
 
 Three parts, each beside its peer; every figure of memory comes from a fresh process with
 MALLOC_MMAP_THRESHOLD_=65536 (or the C allocator hides what is freed), above its level after the imports.
@@ -14,6 +14,8 @@ MALLOC_MMAP_THRESHOLD_=65536 (or the C allocator hides what is freed), above its
   of one step are compared with those of the plain model.
 - four_times: batch B as it is, against 4 x B with the batch scheduled, blocks recomputed and the rate scaled
   (08 + 05 + 23); peak memory, and seconds a sample.
+
+With --add, parts that are not asked for stay as the result has them.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from machine import describe, write_result
+from machine import RESULTS, describe, write_result
 from rounds import interleaved, median, ratio
 from torch import Tensor, nn
 
@@ -378,6 +380,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--size", choices=SIZES, default="full", help="tiny only shows that it runs")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--add", action="store_true", help="keep the other parts of the result that there is")
     parser.add_argument("--child", nargs=2, metavar=("PART", "ARM"), help=argparse.SUPPRESS)
     parser.add_argument("--extra", type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -391,12 +394,15 @@ def main() -> None:
         "size": chosen.size,
         "parts": {},
     }
+    path = RESULTS / "memory_training.json"
+    if chosen.add and path.exists():
+        result["parts"] = json.loads(path.read_bytes())["parts"]
     for part in chosen.parts:
         result["parts"][part] = PARTS[part](chosen)
         show(part, result["parts"][part])
-    result["load_after"] = describe()["load"]
-    if chosen.size == "full":
-        print(write_result("memory_training", result))
+        result["load_after"] = describe()["load"]
+        if chosen.size == "full":
+            print(write_result("memory_training", result))
 
 
 if __name__ == "__main__":

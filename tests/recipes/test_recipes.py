@@ -60,6 +60,7 @@ def distilled(folder: Path) -> list[str]:
 
 MADE = {
     "compress_8x": distilled,
+    "fast_images": photos,
     "image_classification": photos,
     "text_classification": reviews,
     "small_gpt": shorter_text,
@@ -116,6 +117,6 @@ def test_editors_find_the_schema_and_readers_a_reason_in_every_line(name: str) -
     assert bare == []
 
 
-@pytest.mark.parametrize("name", ["image_classification", "text_classification"])
+@pytest.mark.parametrize("name", ["fast_images", "image_classification", "text_classification"])
 def test_a_placeholder_is_named_in_the_first_comment(name: str) -> None:
     assert "--set workload.path=" in RECIPES[name].read_text().splitlines()[1]

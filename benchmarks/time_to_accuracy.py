@@ -1,0 +1,276 @@
+"""Time to an accuracy: a plain PyTorch script, Lightning and fulldeck's fastest recipe train the same net.
+
+    python benchmarks/time_to_accuracy.py --data DIR [--tasks fashion_mnist cifar10] [--rounds 3] [--add]
+
+DIR holds `fashion_mnist.npz` and `cifar10.parquet` (a JPEG copy: do not compare with published figures). The net is
+that of the workload `images`. The clock runs from the decoded images to the first look at the test images that
+finds the target, looks not counted; every arm looks after the same number of images.
+
+- plain: Adam at 1e-3, batches of 128 from a DataLoader, float32: what a first script has.
+- plain, tuned: the same with AdamW at the best of four constant rates.
+- lightning: plain, in Lightning's Trainer, without logging, progress bar and checkpoints.
+- fulldeck: `recipes/fast_images.yaml`, of which only the data and, by --steps, the length differ.
+
+Rounds are interleaved; a round has a seed of its own in all arms. Choosing the recipe and the rate used other
+seeds. --add goes on with the rounds that the result has, --seconds ends it early.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import random
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from machine import RESULTS, describe, write_result
+from pictures import Batches, Pictures, accuracy, read_pictures
+from rounds import median, ratio
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+from fulldeck.recipe import read_recipe
+from fulldeck.training_loop import TrainingLoop
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "fast_images.yaml"
+TASKS: dict[str, dict[str, Any]] = {
+    "fashion_mnist": {"target": 0.90, "look_every": 4_800, "rate": 2e-3, "stem_stride": 2},
+    "cifar10": {"target": 0.70, "look_every": 6_400, "rate": 2e-3, "stem_stride": 2},
+}
+"""Accuracy, images between two looks, and the best constant rate of AdamW (of 1e-3, 2e-3, 4e-3, 8e-3)."""
+GOAL = "at least 4 times as fast as the plain script"
+BATCH, MOST_EPOCHS = 128, 12
+FIRST_SEED = 0
+
+
+class Clock:
+    """Seconds of training; looks at the test images stop it, until one finds the target."""
+
+    def __init__(self, task: str, pictures: Pictures) -> None:
+        self.target, self.every = TASKS[task]["target"], TASKS[task]["look_every"]
+        self.test = pictures.test
+        self.seconds, self.images, self.looks = 0.0, 0, 0
+        self.curve: list[tuple[float, float]] = []
+        self.since = time.perf_counter()
+
+    def count(self, images: int, model: nn.Module) -> bool:
+        """So many more have been trained on. Whether the target is reached."""
+        self.images += images
+        if self.images < (self.looks + 1) * self.every:
+            return False
+        self.looks += 1
+        self.seconds += time.perf_counter() - self.since
+        training = model.training
+        found = accuracy(model.eval(), self.test)
+        model.train(training)
+        self.curve.append((round(self.seconds, 2), found))
+        self.since = time.perf_counter()
+        return found >= self.target
+
+    def result(self, reached: bool) -> dict[str, Any]:
+        """Seconds to the target, or None."""
+        return {
+            "seconds": self.seconds if reached else None,
+            "images": self.images,
+            "curve": self.curve,
+        }
+
+
+def loader(pictures: Pictures, seed: int) -> DataLoader[tuple[Tensor, ...]]:
+    images, labels = pictures.train
+    return DataLoader(
+        TensorDataset(images.float() / 255, labels),
+        batch_size=BATCH,
+        shuffle=True,
+        drop_last=True,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def net(task: str, pictures: Pictures, seed: int) -> nn.Module:
+    return pictures.net(seed, stem_stride=TASKS[task]["stem_stride"])
+
+
+def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=1e-3)
+
+
+def plain(task: str, pictures: Pictures, seed: int, build: Callable[..., Any] = adam) -> dict[str, Any]:
+    clock, model = Clock(task, pictures), net(task, pictures, seed)
+    optimizer, batches = build(model.parameters()), loader(pictures, seed)
+    model.train()
+    for _ in range(MOST_EPOCHS):
+        for inputs, targets in batches:
+            optimizer.zero_grad()
+            cross_entropy(model(inputs), targets).backward()
+            optimizer.step()
+            if clock.count(len(targets), model):
+                return clock.result(True)
+    return clock.result(False)
+
+
+def tuned(task: str, pictures: Pictures, seed: int) -> dict[str, Any]:
+    def adamw(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, lr=TASKS[task]["rate"], weight_decay=5e-2)
+
+    return plain(task, pictures, seed, adamw)
+
+
+def lightning(task: str, pictures: Pictures, seed: int) -> dict[str, Any]:
+    import lightning.pytorch as lightning
+
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    reached: list[bool] = []
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net(task, pictures, seed)
+
+        def training_step(self, batch: Any, number: int) -> Tensor:
+            return cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return adam(self.parameters())
+
+    class Looks(lightning.Callback):
+        def on_train_batch_end(
+            self, trainer: Any, module: Any, outputs: Any, batch: Any, number: int
+        ) -> None:
+            if clock.count(len(batch[1]), module.net):
+                reached.append(True)
+                trainer.should_stop = True
+
+    clock = Clock(task, pictures)
+    trainer = lightning.Trainer(
+        max_epochs=MOST_EPOCHS,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[Looks()],
+    )
+    trainer.fit(Module(), loader(pictures, seed))
+    return clock.result(bool(reached))
+
+
+def fulldeck(task: str, pictures: Pictures, seed: int, changes: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The recipe's training, on the same images."""
+    recipe = read_recipe(RECIPE, changes)
+    settings = recipe.resolved()["train"]
+    clock, reached = Clock(task, pictures), []
+    loop = TrainingLoop(
+        net(task, pictures, seed),
+        Batches(pictures.train, settings["batch_size"], seed),
+        cross_entropy,
+        epochs=settings["epochs"],
+        max_steps=settings.get("max_steps"),
+        optimizer=recipe.workload.optimizer(settings["learning_rate"], settings["weight_decay"]),
+        device="cpu",
+        seed=seed,
+    )
+    from fulldeck.instruction import Situation
+    from fulldeck.planner import make_plan
+
+    for label, one in make_plan(recipe, Situation("image", "classification", "cpu")).acting.items():
+        if "attach" in one.doors():
+            loop.attach(one, label)
+
+    def look(batch: Any) -> None:
+        if clock.images + len(batch.targets) < (clock.looks + 1) * clock.every:
+            clock.count(len(batch.targets), loop.model)
+            return
+        with loop.deployed() as model:
+            if clock.count(len(batch.targets), model):
+                reached.append(True)
+                loop.stop("the target is reached")
+
+    loop.on("step_end", look)
+    loop.fit()
+    return clock.result(bool(reached))
+
+
+ARMS: dict[str, Callable[..., dict[str, Any]]] = {
+    "plain": plain,
+    "plain, tuned": tuned,
+    "lightning": lightning,
+    "fulldeck": fulldeck,
+}
+
+
+def summary(rounds: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Seconds of each arm, and how many times as fast as the plain script of the same round it is."""
+    result: dict[str, Any] = {}
+    for arm in ARMS:
+        found = [one[arm] for one in rounds.values() if arm in one]
+        if not found:
+            continue
+        seconds = [one["seconds"] for one in found]
+        result[arm] = {"rounds": len(found), "missed": seconds.count(None)}
+        if None in seconds:
+            continue
+        result[arm] |= {"seconds": median(seconds), "images": median([one["images"] for one in found])}
+        pairs = [
+            (one["plain"]["seconds"], one[arm]["seconds"])
+            for one in rounds.values()
+            if {arm, "plain"} <= set(one)
+        ]
+        if pairs and all(plain for plain, _ in pairs):
+            result[arm]["times_as_fast_as_plain"] = ratio(*zip(*pairs, strict=True))
+    return result
+
+
+def work(chosen: argparse.Namespace, tasks: dict[str, Any]) -> Iterator[str]:
+    """Fill in what `tasks` lacks, round by round, and tell each figure as it comes."""
+    pictures = {task: read_pictures(chosen.data, task) for task in chosen.tasks}
+    for number in range(chosen.rounds):
+        for task in chosen.tasks:
+            mine = tasks.setdefault(task, {"target": TASKS[task]["target"], "arms": {}, "raw": {}})
+            done = mine["raw"].setdefault(str(number), {})
+            left = [arm for arm in ARMS if arm not in done]
+            random.Random(number).shuffle(left)
+            for arm in left:
+                done[arm] = ARMS[arm](task, pictures[task], FIRST_SEED + number)
+                mine["arms"] = summary(mine["raw"])
+                yield f"{task}, round {number}, {arm}: {done[arm]['seconds']} s, {done[arm]['images']:,} images"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin nothing after so many")
+    parser.add_argument("--add", action="store_true", help="go on with the result that there is")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    end, path = time.monotonic() + chosen.seconds, RESULTS / "time_to_accuracy.json"
+    result: dict[str, Any] = {"machine": describe(), "goal": GOAL, "tasks": {}}
+    if chosen.add and path.exists():
+        result |= json.loads(path.read_bytes())
+    for done in work(chosen, result["tasks"]):
+        print(done, flush=True)
+        result["load_after"] = describe()["load"]
+        write_result("time_to_accuracy", result)
+        if time.monotonic() > end:
+            break
+    for task, one in result["tasks"].items():
+        print(f"\n{task}, {one['target']:.0%} ({GOAL})")
+        for arm, figures in one["arms"].items():
+            print(f"  {arm:<14}{figures}")
+
+
+if __name__ == "__main__":
+    main()
