@@ -48,7 +48,7 @@ WORKLOAD = {
     "layers": 4,
     "characters": 200_000,
 }
-BATCH, PARTS, STEPS, WARM_UP = 16, 4, 4, 2
+BATCH, PARTS, STEPS, WARM_UP = 16, 4, 3, 2
 ARMS: dict[str, dict[str, Any]] = {
     "plain": {"exchange": "every"},
     "once": {},
