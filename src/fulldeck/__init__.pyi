@@ -39,6 +39,7 @@ from fulldeck.instructions.inference.knowledge_distillation import distillation_
 from fulldeck.instructions.inference.knowledge_distillation import feature_loss as feature_loss
 from fulldeck.instructions.inference.knowledge_distillation import soft_target_loss as soft_target_loss
 from fulldeck.instructions.inference.onnx_export import OnnxExport as OnnxExport
+from fulldeck.instructions.inference.onnx_export import embed_preprocessing as embed_preprocessing
 from fulldeck.instructions.inference.onnx_export import export_onnx as export_onnx
 from fulldeck.instructions.inference.post_training_quantization import PostTrainingQuantization as PostTrainingQuantization
 from fulldeck.instructions.inference.post_training_quantization import layer_sensitivity as layer_sensitivity

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -5,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fulldeck.encoders.table import TableEncoder
+from fulldeck.encoders.tensor import TensorEncoder
 from fulldeck.errors import BadInput, CannotAct, RunFailed
-from fulldeck.instructions.inference.onnx_export import OnnxExport, export_onnx
+from fulldeck.instructions.inference.onnx_export import OnnxExport, embed_preprocessing, export_onnx
 from fulldeck.networks import build
 
 
@@ -186,3 +190,38 @@ def test_weights_have_the_names_of_their_modules(gpt, tmp_path):
     names = {tensor.name for tensor in onnx.load(path).graph.initializer}
     layers = {f"{name}.weight" for name, one in model.named_modules() if isinstance(one, nn.Linear)}
     assert layers <= names | {"head.weight"}
+
+
+def test_pixels_go_into_a_file_with_its_preprocessing(trained, tmp_path):
+    made = OnnxExport(preprocessing=True).optimise(replace(trained, folder=tmp_path))
+    assert made.notes == ("model.raw.onnx takes raw values, and is for use without fulldeck",)
+    assert made.artifact.path.name == "model.onnx"
+    session = onnxruntime.InferenceSession(tmp_path / "model.raw.onnx")
+    (entry,) = session.get_inputs()
+    assert entry.type == "tensor(uint8)"
+    rows = trained.judged.take(np.arange(7))
+    (got,) = session.run(None, {entry.name: rows.inputs})
+    assert np.allclose(got, trained.run(trained.encoded(rows)), atol=1e-4)
+
+
+def test_columns_of_a_table_go_into_a_file_with_its_preprocessing(tmp_path):
+    random = np.random.default_rng(0)
+    age = random.normal(40, 10, 60)
+    age[::7] = np.nan
+    town = np.array([("Bern", "Rome", None)[i % 3] for i in range(60)], dtype=object)
+    encoder = TableEncoder.fit({"age in years": age, "town": town})
+    torch.manual_seed(0)
+    model = nn.Linear(encoder.width, 2).eval()
+    columns = {"age in years": age, "town": np.array([*town[:58], "Oslo", "Bern"], dtype=object)}
+    encoded = encoder.encode(columns)["input"]
+    path = export_onnx(model, torch.from_numpy(encoded), tmp_path / "m.onnx").path
+    raw = embed_preprocessing(path, encoder, tmp_path / "raw.onnx")
+    texts = np.array(["" if one is None else one for one in columns["town"]], dtype=object)
+    session = onnxruntime.InferenceSession(raw)
+    (got,) = session.run(None, {"age in years": age, "town": texts})
+    assert np.allclose(got, model(torch.from_numpy(encoded)).detach(), atol=1e-5)
+
+
+def test_preprocessing_of_texts_is_not_for_a_graph(exported, tmp_path):
+    with pytest.raises(CannotAct, match="preprocessing of tensor has no operators in ONNX"):
+        embed_preprocessing(exported.artifact.path, TensorEncoder((4,)), tmp_path / "raw.onnx")

@@ -36,9 +36,12 @@ from torch import Tensor, nn
 
 from fulldeck.candidate import Artifact, Candidate
 from fulldeck.data import Array
+from fulldeck.engines import open_onnx
+from fulldeck.errors import RunFailed
 from fulldeck.instruction import GOALS, Evidence, Instruction, Prediction, instruction, param
 from fulldeck.instructions.inference.onnx_export.comparison import BATCHES, compare
 from fulldeck.instructions.inference.onnx_export.conversion import Dynamic, clean, convert
+from fulldeck.instructions.inference.onnx_export.preprocessing import embed_preprocessing, raw_inputs
 from fulldeck.onnx_file import write_onnx
 from fulldeck.quantization.onnx_integers import (
     PACKED_OPSET,
@@ -51,8 +54,10 @@ from fulldeck.quantization.onnx_integers import (
 if TYPE_CHECKING:
     from fulldeck.diagnosis.findings import Findings
 
-__all__ = ["Export", "OnnxExport", "export_onnx"]
+__all__ = ["Export", "OnnxExport", "embed_preprocessing", "export_onnx"]
 
+COMPARED = 64
+"""Validation rows on which the graph with its preprocessing is compared."""
 _ROUNDING = {"int8": 0.05, "int4": 0.05, "fp16": 0.01}
 """Difference that is allowed by precision: what lies on the edge of two numbers may be rounded to either."""
 _LAUNCHING, _LEFT = 0.25, 0.1
@@ -70,6 +75,9 @@ class OnnxExport(Instruction):
     opset: int = param(20, ge=18, le=23, doc="Version of the ONNX operator set.")
     dynamic: Dynamic = param(
         "batch", doc="Which sizes are free: the batch; length: that of tokens too, up to the example's."
+    )
+    preprocessing: bool = param(
+        False, doc="Also write model.raw.onnx, which takes raw values: pixels, or the columns of a table."
     )
     max_difference: float = param(
         1e-4, gt=0, doc="Largest difference from the module, relative to the largest output (if over 1)."
@@ -109,7 +117,23 @@ class OnnxExport(Instruction):
             max_difference=max(self.max_difference, _ROUNDING.get(candidate.precision, 0)),
             metadata=facts,
         )
+        if self.preprocessing:
+            candidate = self._with_preprocessing(candidate, path)
         return candidate.with_artifact(Artifact(path, "onnx", candidate.precision, "onnxruntime"))
+
+    def _with_preprocessing(self, candidate: Candidate, path: Path) -> Candidate:
+        """Write the file that takes raw values; raises RunFailed if it does not answer as the other does."""
+        encoder = candidate.data.encoder
+        assert encoder is not None, "a candidate's data has been encoded"
+        raw = embed_preprocessing(path, encoder, path.with_name("model.raw.onnx"))
+        examples = candidate.judged.take(np.arange(min(COMPARED, len(candidate.judged))))
+        (expected,) = open_onnx(path).run(candidate.encoded(examples)).values()
+        (got,) = open_onnx(raw).run(raw_inputs(encoder, examples.inputs)).values()
+        difference = float(np.abs(got - expected).max())
+        if not difference <= self.max_difference * max(1.0, float(np.abs(expected).max())):
+            raw.unlink()
+            raise RunFailed(f"with its preprocessing in the graph the model differs by {difference:.2g}")
+        return candidate.telling(f"{raw.name} takes raw values, and is for use without fulldeck")
 
 
 @dataclass(frozen=True)
