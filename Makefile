@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime
 READY := .venv/.ready
 
-.PHONY: help run test test-slow test-services check setup bench torture docs docs-serve generated new
+.PHONY: help run test test-slow test-services check setup bench evidence torture docs docs-serve generated new
 
 help:  ## Show these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ check: $(READY)  ## Lint, format, types, import rules, generated files (under a 
 bench: $(READY)  ## Overhead of the loop, beside other trainers; more in benchmarks/
 	$(BIN)/pip install --quiet --constraint constraints.txt --group bench
 	$(BIN)/python benchmarks/loop_overhead.py
+
+evidence: $(READY)  ## What every instruction does, measured for docs/evidence: at most ten minutes each, on a quiet machine
+	$(BIN)/fulldeck verify --all --budget 10m --out docs/evidence
 
 torture: $(READY)  ## Runs killed at 300 points, pairs of processes at 50, faults and bad input at a server
 	$(BIN)/python benchmarks/torture.py

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 from fulldeck.catalogue import Entry
 from fulldeck.cli.show import allowed_values, plain_value
+from fulldeck.evidence.store import kept
 
 EVIDENCE = Path(__file__).parent / "evidence"
 """Where measurements of single instructions lie: one JSON document a file."""
@@ -197,7 +198,7 @@ def _evidence(entry: Entry) -> str:
             "without → with",
             "effect [interval]",
             "verdict",
-            "rounds",
+            "repeated",
             "machine",
         )
         parts.append(table(columns, [row for result in found for row in _measurements(result)]))
@@ -206,27 +207,34 @@ def _evidence(entry: Entry) -> str:
 
 def measured(name: str) -> list[dict[str, Any]]:
     """What `fulldeck verify` has found about one instruction, from docs/evidence."""
-    documents = [json.loads(path.read_bytes()) for path in sorted(EVIDENCE.glob("*.json"))]
-    return [document for document in documents if document["name"] == name and "verdict" in document]
+    return [result for _, result in kept(EVIDENCE) if result["name"] == name]
 
 
 def _measurements(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """A row for the figure that is claimed, and one for each cost."""
+    """A row for the figure that is claimed, one for each cost, and one for each peer beside it."""
     machine = result["machine"]
-    where = (
-        f"{machine['accelerator'] or machine['processor']}, {machine['cores']} cores, {result['time'][:10]}"
-    )
-    for one in (result, *result["costs"]):
-        scale = "{:.3g}x" if "difference" not in one else "{:+.3g}"
-        low, high = (scale.format(value) for value in one["interval"])
-        effect = scale.format(one.get("difference", one.get("ratio")))
+    at = f", revision {result['revision']}" if result.get("revision") else ""
+    where = f"{machine['accelerator'] or machine['processor']}, {machine['cores']} cores, {result['time'][:10]}{at}"
+    for one in (result, *result["costs"], *result.get("peers", {}).values()):
         before = "" if one["baseline"] is None else f"{one['baseline']:.4g} → "
         yield (
             result["workload"],
-            one["metric"],
+            f"{one['metric']}, {one['peer']} in its place" if "peer" in one else one["metric"],
             f"{before}{one['treatment']:.4g}",
-            f"{effect} [{low}, {high}]",
-            one["verdict"],
-            str(one["rounds"]),
+            _effect(one),
+            one.get("verdict", ""),
+            f"{one['rounds']} {one.get('repeated', 'rounds')}",
             where,
         )
+
+
+def _effect(figure: Mapping[str, Any]) -> str:
+    """The effect with its interval; of a figure that only the treatment has, the figure."""
+    if figure["baseline"] is None:
+        return f"{figure['treatment']:.4g}"
+    scale = "{:.3g}x" if "difference" not in figure else "{:+.3g}"
+    effect = scale.format(figure.get("difference", figure.get("ratio")))
+    if not all(map(math.isfinite, figure["interval"])):
+        return f"{effect} (too few for an interval)"
+    low, high = (scale.format(value) for value in figure["interval"])
+    return f"{effect} [{low}, {high}]"

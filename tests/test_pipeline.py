@@ -26,6 +26,7 @@ from fulldeck.pipeline import run
 from fulldeck.recipe import Entry, make_recipe
 from fulldeck.service import Service
 from fulldeck.training_loop import TrainingLoop
+from fulldeck.watcher import Watcher
 
 EVIDENCE = Evidence(workload="digits", metric="accuracy", expect=">= +0.0")
 QUICK: dict[str, Any] = {"max_steps": 4, "device": "cpu", "threads": 1}
@@ -77,6 +78,14 @@ class Cannot(Instruction):
 
     def attach(self, loop: TrainingLoop) -> None:
         raise CannotAct("the model has no repeated blocks")
+
+
+@instruction(925, stage="data", evidence=EVIDENCE)
+class Refuses(Instruction):
+    """Wants other data."""
+
+    def prepare(self, data: Data) -> Data:
+        raise BadInput("the data are too old")
 
 
 @instruction(924, stage="training", evidence=EVIDENCE)
@@ -153,7 +162,37 @@ def test_an_instruction_that_cannot_act_is_told_and_leaves_no_folder(tmp_path: P
         BadInput, match=r"cannot cannot act: the model has no repeated blocks; or write optional: true"
     ):
         run("digits", [Cannot()], out=tmp_path, **QUICK)
-    assert [path for path in tmp_path.iterdir() if not path.is_symlink()] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_door_refuses_names_its_instruction(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"^refuses: the data are too old$"):
+        run("digits", [Refuses()], out=tmp_path, **QUICK)
+
+
+def test_what_was_guessed_is_told_before_anything_fails_of_it(tmp_path: Path) -> None:
+    class Notes(Watcher):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    said: list[str] = []
+    (tmp_path / "few.csv").write_text("a,b\n" + "\n".join(f"{i},{'xy'[i % 2]}" for i in range(40)))
+    with pytest.raises(BadInput, match="refuses"):
+        run(
+            {"kind": "table", "path": str(tmp_path / "few.csv")},
+            [Refuses()],
+            out=tmp_path / "runs",
+            watcher=Notes(),
+            **QUICK,
+        )
+    assert any("the target is the last one" in text for text in said)
+    assert said[-1].startswith("nothing was trained, so ")
+
+
+def test_a_machine_that_is_not_here_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "far.yaml").write_text("workload: digits\nhardware: intel-max\ninstructions: []\n")
+    with pytest.raises(BadInput, match=r"hardware: intel-max wants it; .* --set hardware=auto"):
+        run(tmp_path / "far.yaml", out=tmp_path)
 
 
 def test_an_optional_one_is_skipped_and_named(tmp_path: Path) -> None:

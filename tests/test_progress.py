@@ -107,7 +107,7 @@ def test_an_interrupted_run_has_not_failed(monkeypatch: pytest.MonkeyPatch) -> N
     watcher = fd.Progress(Console(file=stream, width=80, highlight=False))
     watcher.stage("train")
     watcher.ended("interrupted", "interrupted by the user")
-    assert stream.getvalue().startswith("interrupted train  ")
+    assert stream.getvalue().startswith("train interrupted  ")
 
 
 def test_a_pipe_sees_a_long_epoch_go_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,3 +83,12 @@ def test_an_out_folder_that_cannot_be_one_is_named(tmp_path: Path) -> None:
         BadInput, match=r"cannot make a run folder below /proc/here: .*; choose another with --out"
     ):
         RunFolder.create(Path("/proc/here"), "digits", "")
+
+
+def test_a_run_that_could_not_begin_is_not_what_latest_points_to(tmp_path: Path) -> None:
+    first, second = (RunFolder.create(tmp_path, "digits", "a: 1\n") for _ in range(2))
+    second.point_latest()
+    second.discard()
+    assert (tmp_path / "latest").resolve() == first.path.resolve()
+    first.discard()
+    assert list(tmp_path.iterdir()) == []

@@ -30,6 +30,8 @@ FILES = {
     "evaluation.json": "where the model is right and wrong, with the worst errors",
     "artifacts/": "the model in other forms",
     "package/": "what a server needs, sealed by hashes",
+    "example.png": "one test image, to ask the model with",
+    "example.json": "one test item, to ask the model with",
     "report.html": "all of it on one page",
 }
 """What a run leaves in its folder."""
@@ -74,9 +76,14 @@ class Explanation:
         """What the run leaves: FILES, without what no instruction writes."""
         doors = {door for instruction in self.plan.acting.values() for door in instruction.doors()}
         packed = any("package" in i.card.touches for i in self.plan.acting.values())
-        absent = {
-            name for name, there in (("artifacts/", "optimise" in doors), ("package/", packed)) if not there
+        image = self.plan.recipe.workload.data_kind == "image"
+        written = {
+            "artifacts/": "optimise" in doors,
+            "package/": packed,
+            "example.png": packed and image,
+            "example.json": packed and not image,
         }
+        absent = {name for name, there in written.items() if not there}
         return {name: words for name, words in FILES.items() if name not in absent}
 
     @property

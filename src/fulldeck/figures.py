@@ -34,6 +34,11 @@ def size(number: float) -> str:
     return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
 
 
+def milliseconds(value: float) -> str:
+    """A short time with three digits: `1.72 ms`, `1,630 ms`."""
+    return f"{value:.3g} ms" if abs(value) < 1000 else f"{value:,.0f} ms"
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person reads them: `2 m 05 s`."""
     if seconds < 60:

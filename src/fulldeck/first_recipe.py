@@ -22,6 +22,7 @@ from fulldeck.data import Data
 from fulldeck.declared import Refused
 from fulldeck.device import pick_device
 from fulldeck.errors import BadInput
+from fulldeck.hardware import Profile, find_profile
 from fulldeck.inspection import Inspection
 from fulldeck.instruction import GOALS, Situation
 from fulldeck.planner import Plan, Step, make_plan
@@ -47,14 +48,19 @@ class FirstRecipe:
     left_out: Mapping[str, str]
 
 
-def write_first_recipe(seen: Inspection, goal: str, file: Path) -> FirstRecipe:
-    """Compose the recipe that `file` will hold, for `goal` (one of GOALS).
+def write_first_recipe(seen: Inspection, goal: str, file: Path, hardware: str = "auto") -> FirstRecipe:
+    """Compose the recipe that `file` will hold, for `goal` (one of GOALS) and the machine `hardware`.
 
-    The doors that prepare data have been opened on the data, so what cannot be split is refused here.
-    Raises BadInput for an unknown goal, or as those doors do.
+    The machine is `auto` for this one, else the name or file of a hardware profile. The doors that prepare
+    data have been opened on the data, so what cannot be split is refused here. Raises BadInput for an unknown
+    goal or profile, or as those doors do.
     """
     data = seen.data
-    situation = Situation(data.kind, data.task, pick_device().type)
+    profile = None if hardware == "auto" else find_profile(hardware)
+    if profile is None:
+        situation = Situation(data.kind, data.task, pick_device().type)
+    else:
+        situation = Situation(data.kind, data.task, profile.device, frozenset(profile.dtypes))
     recipe = Recipe(file.stem, seen.workload, train=_train(seen, goal))
     reasons: dict[str, str] = {}
     left_out: dict[str, str] = {}
@@ -77,7 +83,8 @@ def write_first_recipe(seen: Inspection, goal: str, file: Path) -> FirstRecipe:
     data = with_default_split(data, recipe.train.seed)
     rows = len(data.validation or data.train)
     plan = replace(plan, steps=tuple(_tolerant(step, situation, rows, reasons) for step in plan.steps))
-    return FirstRecipe(_text(seen, goal, file, plan, data, reasons, left_out), plan, left_out)
+    machine = _machine(profile, hardware, file)
+    return FirstRecipe(_text(seen, goal, file, plan, data, machine, reasons, left_out), plan, left_out)
 
 
 def _train(seen: Inspection, goal: str) -> Train:
@@ -121,6 +128,7 @@ def _text(
     file: Path,
     plan: Plan,
     prepared: Data,
+    machine: list[str],
     reasons: Mapping[str, str],
     left_out: Mapping[str, str],
 ) -> str:
@@ -133,6 +141,7 @@ def _text(
         *(line for fact in seen.facts for line in _comment(f"- {fact}", hanging="  ")),
         *_workload(seen, file),
         "",
+        *machine,
         *_comment(_training_words(prepared, train)),
         f"train: {{epochs: {train.epochs}, batch_size: {train.batch_size}, seed: {train.seed}}}",
         "",
@@ -153,6 +162,14 @@ def _workload(seen: Inspection, file: Path) -> list[str]:
         if key in settings and path.exists() and not path.is_absolute():
             settings[key] = os.path.relpath(path, file.parent)
     return [f"workload: {settings['kind'] if len(settings) == 1 else _flow(settings)}"]
+
+
+def _machine(profile: Profile | None, hardware: str, file: Path) -> list[str]:
+    if profile is None:
+        return []
+    name = os.path.relpath(hardware, file.parent) if hardware.endswith(".toml") else hardware
+    said = f"The machine: {profile.title}. What suits it is taken where the instructions below say nothing."
+    return [*_comment(said), f"hardware: {name}", ""]
 
 
 def _training_words(prepared: Data, train: Train) -> str:

@@ -17,7 +17,7 @@ import torch
 from fulldeck.batch import Metric
 from fulldeck.candidate import Candidate, Tolerance, judged_rows
 from fulldeck.data import Examples
-from fulldeck.figures import lower_is_better
+from fulldeck.figures import lower_is_better, milliseconds
 from fulldeck.parity import agreement, parity
 from fulldeck.token_mean import score
 
@@ -108,7 +108,9 @@ def cautions(before: Measured, after: Measured) -> list[str]:
         same = "within 1 % of their spread of what they were" if values else "what they were"
         found.append(f"only {agreed:.1%} of the answers are {same}")
     if after.latency_ms > SLOWER * before.latency_ms:
-        found.append(f"one answer takes {after.latency_ms:.3g} ms, and took {before.latency_ms:.3g}")
+        found.append(
+            f"one answer takes {milliseconds(after.latency_ms)}, and took {milliseconds(before.latency_ms)}"
+        )
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,21 @@ def describe_machine() -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2),
         "versions": {"fulldeck": __version__, "python": platform.python_version(), **_installed()},
     }
+
+
+def revision() -> str | None:
+    """The git commit of fulldeck's own source, with a + if it was changed since; None outside a checkout."""
+    try:
+        _git("ls-files", "--error-unmatch", Path(__file__).name)
+        commit = _git("rev-parse", "--short=12", "HEAD")
+        return commit + ("+" if _git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def peak_memory(device: torch.device) -> int:

@@ -46,7 +46,7 @@ from fulldeck.random_state import seed_all
 from fulldeck.rank_agreement import refuse_other_data, refuse_other_model, refuse_other_work
 from fulldeck.ranks import Ranks
 from fulldeck.recipe import Recipe, make_recipe, read_recipe
-from fulldeck.rehearsal import rehearse
+from fulldeck.rehearsal import keep_example, rehearse
 from fulldeck.report import write_report
 from fulldeck.run_folder import EVALUATION, PLAN, RunFolder
 from fulldeck.run_log import RunLog
@@ -146,7 +146,15 @@ def as_recipe(
 def situation(recipe: Recipe) -> Situation:
     """What is known before the data is read."""
     workload = recipe.workload
-    return Situation(workload.data_kind, workload.task, pick_device(recipe.train.device).type)
+    try:
+        device = pick_device(recipe.train.device)
+    except BadInput as error:
+        if recipe.profile is None:
+            raise
+        raise BadInput(
+            f"{error}, and hardware: {recipe.hardware} wants it; run it there, or here with --set hardware=auto"
+        ) from None
+    return Situation(workload.data_kind, workload.task, device.type)
 
 
 def together(plan: Plan) -> Together | None:
@@ -205,6 +213,7 @@ class Execution:
             raise
         except BadInput as error:
             if not self.began:
+                self.watcher.note(f"nothing was trained, so {self.folder.path} is removed again")
                 self.watcher.ended("failed", str(error))
                 self.folder.discard()
             else:
@@ -254,7 +263,8 @@ class Execution:
 
     def prepare(self, data: Data) -> Data:
         """All `prepare` doors; then a split, if none was made, and the encoder."""
-        told = 0
+        # What was only guessed is told before anything can fail of it.
+        told = self._tell(data, 0)
         for step in self._acting("prepare"):
             before = {name: len(examples) for name, examples in data.splits().items()}
             data = self._open(step, "prepare", step.instruction.prepare, data)
@@ -403,10 +413,10 @@ class Execution:
         if service.package is None:
             self._note("no rehearsal: no instruction wrote a package (model_packaging does)")
             return
-        data = service.candidate.data
-        self.result["rehearsal"] = rehearse(
-            service.package, service.candidate, data.test or service.candidate.judged
-        )
+        candidate = service.candidate
+        examples = candidate.data.test or candidate.judged
+        found = rehearse(service.package, candidate, examples)
+        self.result["rehearsal"] = found | {"example": keep_example(self.folder.path, candidate, examples)}
 
     # Doors -------------------------------------------------------------------------------------------
 
@@ -418,14 +428,16 @@ class Execution:
 
     def _open(self, step: Step, door: str, use: Callable[[Thing], Thing], thing: Thing) -> Thing:
         try:
-            return use(thing)
+            with _blaming(step):
+                return use(thing)
         except CannotAct as error:
             self._cannot(step, error)
             return thing
 
     def _attach(self, step: Step, loop: TrainingLoop) -> None:
         try:
-            loop.attach(step.instruction, step.label)
+            with _blaming(step):
+                loop.attach(step.instruction, step.label)
         except CannotAct as error:
             self._cannot(step, error)
         else:
@@ -491,6 +503,20 @@ class Execution:
         except Exception as error:
             # Whatever it is: a page about the work is never worth the work.
             self._note(f"report.html could not be written: {error}")
+
+
+@contextmanager
+def _blaming(step: Step) -> Iterator[None]:
+    """What a door refuses names the instruction, and where in the recipe it stands."""
+    try:
+        yield
+    except CannotAct:
+        raise
+    except BadInput as error:
+        if error.where is not None:
+            raise
+        named = error.message if step.label in error.message else f"{step.label}: {error.message}"
+        raise BadInput(named, step.entry.where) from error
 
 
 def _report(step: Step) -> dict[str, Any]:

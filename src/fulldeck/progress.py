@@ -112,7 +112,7 @@ class Progress(Watcher):
         if seconds >= WORTH_A_LINE:
             last = f"  {self._epoch}" if self._live is not None and self._stage == "train" else ""
             style = "red" if status == "failed" else "yellow" if status else "green"
-            line = Text.assemble((f"{status} {self._stage}".strip(), style), f"  {duration(seconds)}{last}")
+            line = Text.assemble((f"{self._stage} {status}".strip(), style), f"  {duration(seconds)}{last}")
             self.console.print(line)
         self._stage = None
 

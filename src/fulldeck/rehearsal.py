@@ -21,11 +21,15 @@ from fulldeck.candidate import Candidate
 from fulldeck.data import Examples
 from fulldeck.encoders.tokens import TokenEncoder
 from fulldeck.errors import RunFailed
+from fulldeck.files import write_bytes
 from fulldeck.generation import places
 from fulldeck.machine import resident_memory
+from fulldeck.run_folder import EXAMPLES
 from fulldeck.serving.process import server
 
 REQUESTS = 100
+LARGEST_EXAMPLE = 1 << 20
+"""Bytes; a larger item is not kept."""
 
 
 def rehearse(package: Path, candidate: Candidate, examples: Examples) -> dict[str, Any]:
@@ -59,6 +63,23 @@ def rehearse(package: Path, candidate: Candidate, examples: Examples) -> dict[st
         "latency_ms": {"p50": float(np.percentile(times, 50)), "p99": float(np.percentile(times, 99))},
         "memory_bytes": memory,
     }
+
+
+def keep_example(folder: Path, candidate: Candidate, examples: Examples) -> str | None:
+    """Write the first of `examples` into `folder` as a person would send it, for `predict` and for curl.
+
+    Returns the file's name, one of EXAMPLES, or None if the item is too large to be worth it.
+    """
+    content_type, body, _ = next(questions(candidate, examples.take(np.arange(1))))
+    image, text = EXAMPLES
+    if content_type == "application/json":
+        item = {key: value for key, value in json.loads(body).items() if key != "tokens"}
+        body = json.dumps(item, ensure_ascii=False, indent=2).encode() + b"\n"
+    if len(body) > LARGEST_EXAMPLE:
+        return None
+    name = text if content_type == "application/json" else image
+    write_bytes(folder / name, body)
+    return name
 
 
 def questions(candidate: Candidate, examples: Examples) -> Iterator[tuple[str, bytes, Any]]:

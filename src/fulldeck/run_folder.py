@@ -25,6 +25,8 @@ from fulldeck.recipe_changes import changed_settings, describe_changes, flags_ba
 
 RECIPE, PLAN, RESULT, METRICS = "recipe.yaml", "plan.json", "result.json", "metrics.jsonl"
 EVALUATION = "evaluation.json"
+EXAMPLES = ("example.png", "example.json")
+"""An item that can be sent to the model, as `predict` and a server take it; a run keeps one of them."""
 _LOCK, _JOB = ".lock", ".job"
 
 
@@ -177,8 +179,16 @@ class RunFolder:
         write_json(self.path / RESULT, result)
 
     def discard(self) -> None:
-        """Remove the folder: the run could not begin."""
+        """Remove the folder: the run could not begin. `latest` points to the newest one that is left."""
         shutil.rmtree(self.path, ignore_errors=True)
+        link = self.path.parent / "latest"
+        if link.is_symlink() and link.readlink() == Path(self.path.name):
+            link.unlink(missing_ok=True)
+            left = [
+                path for path in sorted(self.path.parent.glob("[0-9]*-[0-9]*-*")) if (path / RECIPE).is_file()
+            ]
+            if left:
+                type(self)(left[-1]).point_latest()
 
     def _is_locked(self) -> bool:
         try:
@@ -186,6 +196,11 @@ class RunFolder:
                 return False
         except BadInput:
             return True
+
+
+def example_of(run: Path) -> Path | None:
+    """The item that `run` keeps to ask its model with, if it does."""
+    return next((path for name in EXAMPLES if (path := run / name).is_file()), None)
 
 
 def _unfinished(word: str) -> str:

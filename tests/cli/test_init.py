@@ -50,13 +50,15 @@ def test_it_asks_on_a_terminal(cli: Cli, data: Path, tmp_path: Path, monkeypatch
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setattr(sys, "stdin", Terminal(f"{data}\nage\n\nfastest\nfast\n"))
+    monkeypatch.setattr(sys, "stdin", Terminal(f"{data}\nage\n\nfastest\nfast\nmine\nnvidia-a100\n"))
     out = tmp_path / "r.yaml"
     answer = cli("init", "--out", out)
     assert answer.code == 0
     assert "Data (a folder, a file, or digits)" in answer.out
     assert "fastest is none of balanced, accurate, fast, small" in answer.out
+    assert 'there is no hardware profile "mine"' in answer.out
     text = out.read_text()
+    assert "\nhardware: nvidia-a100\n" in text
     assert "goal fast" in text
     assert "target: age" in text
     assert "target from 0 to 59" in answer.out
@@ -102,3 +104,17 @@ def test_it_fits_a_narrow_terminal(
     monkeypatch.chdir(tmp_path)
     shown = cli("init", "--data", "people.csv", "--yes").out.splitlines()
     assert max(map(len, shown)) <= 40
+
+
+def test_a_recipe_for_another_machine(cli: Cli, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "rack").mkdir()
+    profile = tmp_path / "rack" / "mine.toml"
+    profile.write_text('title = "My machine"\ndevice = "cpu"\nsource = "a guess"\n')
+    out = tmp_path / "r.yaml"
+    answer = cli("init", "--data", data, "--yes", "--hardware", profile, "--out", out)
+    assert answer.out.endswith(f"Next:\n  fulldeck plan {out}\n")
+    assert "\n# The machine: My machine. " in out.read_text()
+    assert "\nhardware: rack/mine.toml\n" in out.read_text()
+    assert cli("plan", out, "--json").json["hardware"]["title"] == "My machine"
+    refused = cli("init", "--data", data, "--yes", "--hardware", "nvidia", "--out", tmp_path / "s.yaml")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)

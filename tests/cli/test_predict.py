@@ -45,6 +45,23 @@ def test_a_row_a_file_and_a_package_folder(
     assert shown[1].startswith("benign")
 
 
+def test_the_item_that_a_run_keeps(cli: Cli, finished: Path) -> None:
+    answer = cli("predict", finished, finished / "example.json", "--json")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.json["label"] in ("benign", "malignant")
+
+
+def test_a_text_as_it_is_sent_to_a_server(tmp_path: Path) -> None:
+    encoder = TextEncoder.__new__(TextEncoder)
+    for content, meant in (
+        ('{"text": "a fine film"}', "a fine film"),
+        ('{"text": 3}', '{"text": 3}'),
+        ("{no json", "{no json"),
+    ):
+        (tmp_path / "example.json").write_text(content)
+        assert read_item(encoder, str(tmp_path / "example.json")) == meant
+
+
 @pytest.mark.parametrize("item", ["no json", "3", '{"no such column": 1}', "[" * 3000])
 def test_what_is_no_input(cli: Cli, finished: Path, item: str) -> None:
     answer = cli("predict", finished, item)

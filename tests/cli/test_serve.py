@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 Cli = Callable[..., Any]
 
@@ -31,16 +32,18 @@ def test_it_serves_until_it_is_interrupted(finished: Path) -> None:
     assert (process.returncode, out, err) == (0, "", "")
 
 
-def test_what_it_says_to_try_can_be_sent(finished: Path) -> None:
-    words = ["serve", str(finished), "--port", "0", "--workers", "1", "--threads", "1"]
+@pytest.mark.parametrize(("folder", "sent"), [("", "--data-binary"), ("package", "--json")])
+def test_what_it_says_to_try_can_be_sent(finished: Path, folder: str, sent: str) -> None:
+    words = ["serve", str(finished / folder), "--port", "0", "--workers", "1", "--threads", "1"]
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "fulldeck", *words], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     process.stdout.readline()
     curl, url, option, body = shlex.split(process.stdout.readline())
-    assert (curl, option) == ("curl", "--json")
-    request = urllib.request.Request(url, body.encode(), {"Content-Type": "application/json"})
+    assert (curl, option) == ("curl", sent)
+    content = Path(body[1:]).read_bytes() if body.startswith("@") else body.encode()
+    request = urllib.request.Request(url, content, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=10) as response:
         assert json.load(response)["label"] in ("benign", "malignant")
     process.send_signal(signal.SIGINT)

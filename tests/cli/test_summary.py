@@ -1,12 +1,13 @@
 """What a finished run shows."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fulldeck.cli.summary import write_line, write_summary
 
-RESULT = {
+RESULT: dict[str, Any] = {
     "run": "runs/20261123-141500-digits",
     "metrics": {"test": {"accuracy": 0.99}},
     "instructions": [
@@ -66,6 +67,13 @@ def test_it_names_the_report_if_there_is_one(capsys: pytest.CaptureFixture[str],
     assert shown == f"fulldeck report {tmp_path} --open"
     assert served == f"fulldeck serve {tmp_path}"
     assert asked == f"fulldeck predict {tmp_path} INPUT"
+
+
+def test_it_names_an_item_to_ask_with_if_one_was_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    write_summary(RESULT | {"rehearsal": {**RESULT["rehearsal"], "example": "example.png"}})
+    *_, asked = capsys.readouterr().out.splitlines()
+    run = RESULT["run"]
+    assert asked == f"fulldeck predict {run} {run}/example.png"
 
 
 @pytest.mark.parametrize("columns", [40, 80])

@@ -87,14 +87,17 @@ def test_evidence_that_was_measured_is_shown(monkeypatch: pytest.MonkeyPatch, tm
         "interval": [0.4, 0.6],
         "costs": [cost | {"difference": 0.002, "ratio": 1.002, "interval": [-0.001, 0.005]}],
         "time": "2026-11-24T02:00:00+0000",
+        "revision": "0123abc",
+        "peers": {"other": figure | {"peer": "other", "ratio": 0.9, "interval": [None, None]}},
         "machine": {"processor": "AMD EPYC", "cores": 2, "accelerator": None},
     }
     (tmp_path / "one.json").write_text(json.dumps(result))
     monkeypatch.setattr(instruction_page, "EVIDENCE", tmp_path)
     text = instruction_page.page(entry)
-    where = "10 | AMD EPYC, 2 cores, 2026-11-24 |"
+    where = "10 rounds | AMD EPYC, 2 cores, 2026-11-24, revision 0123abc |"
     assert f"| digits | steps | 90 → 45 | 0.5x [0.4x, 0.6x] | helps | {where}" in text
     assert f"| digits | accuracy | 0.97 → 0.972 | +0.002 [-0.001, +0.005] | no difference | {where}" in text
+    assert "| digits | steps, other in its place | 90 → 45 | 0.9x (too few for an interval) |" in text
     assert "Not measured yet." not in text
 
 

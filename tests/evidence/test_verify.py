@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from fulldeck.cli.verify import said
 from fulldeck.errors import BadInput, RunFailed
 from fulldeck.evidence.claim import Claim
 from fulldeck.evidence.contributions import contributions
 from fulldeck.evidence.measured import outcomes
 from fulldeck.evidence.measurement import Seeds, budget_seconds
+from fulldeck.evidence.store import keep, kept
 from fulldeck.evidence.verify import arms_of, verify
 
 RECIPE = """
@@ -81,6 +84,25 @@ def test_a_metric_that_nobody_records_is_named() -> None:
     told = {arm: [{"accuracy": 0.9, "loss": 0.1}] for arm in ("baseline", "treatment")}
     with pytest.raises(BadInput, match='the metric "nonsense" is not recorded; there are accuracy, loss'):
         outcomes("nonsense", Claim.parse(">= 1.0"), Seeds([0], told))
+
+
+def test_one_seed_is_certain_of_nothing(tmp_path: Path) -> None:
+    told = {"treatment": [{"loss": 0.1}], "baseline": [{"loss": 0.2}]}
+    found = outcomes("loss", Claim.parse("<= 0.9x"), Seeds([0], told, ended="the budget ended"))
+    assert (found.verdict, found.reason) == (
+        "inconclusive",
+        "one seed cannot tell, the budget ended; about 5 would",
+    )
+    alone = outcomes(
+        "share", Claim.parse(">= 0.9"), Seeds([0], {"treatment": [{"share": 0.99}], "baseline": [{}]})
+    )
+    assert alone.verdict == "inconclusive"
+    result = found.to_json() | {"name": "one", "workload": "digits"}
+    path = keep(result, tmp_path)
+    assert json.loads(path.read_text())["interval"] == [None, None], "JSON has no infinity"
+    ((_, read),) = kept(tmp_path)
+    assert read["interval"] == [-math.inf, math.inf]
+    assert said(read) == "loss 0.500x (too few for an interval), 1 seeds; claimed <= 0.9x: open"
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def test_what_makes_runs_not_comparable_is_told(tmp_path: Path) -> None:
     comparison = compare([one, other, failed])
     said = "\n".join(comparison.warnings)
     for words in (
-        "different workloads",
+        "different workloads, so metrics cannot be compared: A digits, B images cats, C digits",
         "judged on different data (numbers of examples): A 30, B 20, C 30",
         "different cores, so times cannot be compared: A 2, B 64, C 2",
         "different versions of torch: A 2.13.0+cpu, B 2.14.0, C 2.13.0+cpu",

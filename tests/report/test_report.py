@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fulldeck.errors import RunFailed
 from fulldeck.report import write_report
 from tests.report.run_folders import HOSTILE, classification, metrics, plan, regression, result, write_run
 
@@ -145,3 +146,11 @@ def test_reports_are_written_without_torch(tmp_path: Path) -> None:
         assert not {{"torch", "numpy", "rich"}} & set(sys.modules), sys.modules.keys()
     """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_file_of_another_form_is_told_in_one_line(report: Report, tmp_path: Path) -> None:
+    with pytest.raises(
+        RunFailed, match=r"has not the form that this version of fulldeck writes .*'int'"
+    ) as caught:
+        report(result=result(instructions=[{"name": "onnx_export", "number": 32, "changes": {"bytes": 3}}]))
+    assert "\n" not in str(caught.value)

@@ -43,3 +43,13 @@ def test_a_first_line_that_looks_like_data_is_doubted(tmp_path, header, shown):
     doubts = ColumnFile(str(path)).doubts()
     assert len(doubts) == (shown is not None)
     assert not doubts or f"looks like data, not names ({shown})" in doubts[0]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_a_file_in_another_encoding_says_how_to_save_it(tmp_path, encoding):
+    path = tmp_path / "towns.csv"
+    path.write_bytes("town,label\nKöln,ä\nBonn,ö\n".encode(encoding))
+    with pytest.raises(
+        BadInput, match=r"towns\.csv cannot be read: it is not in UTF-8; save it as CSV in UTF-8"
+    ):
+        ColumnFile(str(path)).read(["town"])

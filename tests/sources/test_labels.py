@@ -34,5 +34,9 @@ def test_a_full_stop_is_dropped_only_if_every_such_label_occurs_without():
 def test_one_class_or_as_many_as_rows_are_refused():
     with pytest.raises(BadInput, match='column has only the class "a"'):
         index("a", " a ")
-    with pytest.raises(BadInput, match="is it the label"):
+    with pytest.raises(BadInput, match="in 50 rows; is it the label"):
         index(*range(50))
+    with pytest.raises(
+        BadInput, match=r'a number is written like 1234\.5, and there is "0,5"; is it the label'
+    ):
+        index(*(f"{number},5" for number in range(50)))

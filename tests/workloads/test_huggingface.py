@@ -189,6 +189,7 @@ def test_refuses_in_one_line(folder, tmp_path, monkeypatch):
     refused("does not exist", model=str(tmp_path / "none"))
     refused(r"has no config\.json; a model's folder holds", model=str(tmp_path))
     refused("none.csv does not exist", data="none.csv")
+    refused("is no folder here, and no name of the Hugging Face hub; name a local folder", model="none/")
     refused(
         "length is 99, and .* takes at most 16 tokens",
         length=99,

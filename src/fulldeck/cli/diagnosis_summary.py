@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from fulldeck.cli.output import size, width, write_table, write_text
+from fulldeck.figures import milliseconds
 
 OPERATORS = 5
 SUMMED = ("share", "calls", "flops", "bytes", "milliseconds")
@@ -21,7 +22,7 @@ def write_diagnosis(result: Mapping[str, Any]) -> None:
     """A diagnosis for a person: where the time goes, why, and what to do."""
     step = result["step"]
     what = "a step of training" if result["kind"] == "training" else "a forward pass of one row"
-    write_text(f"{result['recipe']}: {what} takes {step['milliseconds']:.3g} ms on {result['device']}")
+    write_text(f"{result['recipe']}: {what} takes {milliseconds(step['milliseconds'])} on {result['device']}")
     typer.echo()
     shares = step["phases"] if result["kind"] == "training" else step["bounds"]
     _write_bars({name: share for name, share in shares.items() if share >= WORTH_A_BAR})
@@ -73,7 +74,7 @@ def _rates(sums: Mapping[str, float]) -> str:
 
 def _write_model(result: Mapping[str, Any]) -> None:
     batches = ", ".join(
-        f"batch {rows}: {one['milliseconds']:.3g} ms" for rows, one in result["batches"].items()
+        f"batch {rows}: {milliseconds(one['milliseconds'])}" for rows, one in result["batches"].items()
     )
     write_text(batches)
     if result["chains"]:

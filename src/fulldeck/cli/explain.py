@@ -9,7 +9,7 @@ import typer
 from fulldeck.catalogue import catalogue
 from fulldeck.cli.output import Json, write_json, write_text
 from fulldeck.cli.run import Recipe, Settings
-from fulldeck.figures import duration, size
+from fulldeck.figures import duration, milliseconds, size
 
 if TYPE_CHECKING:
     from fulldeck.explanation import Explanation
@@ -84,7 +84,7 @@ def _needs(explanation: Explanation) -> list[str]:
     rest = duration(found.evaluation_seconds + found.checkpoint_seconds)
     return [
         f"time: about {duration(found.seconds)}, an estimate: {found.steps:,} steps of "
-        f"{1000 * found.step_seconds:.3g} ms (the median of {found.timed} real steps on {found.device}), "
+        f"{milliseconds(1000 * found.step_seconds)} (the median of {found.timed} real steps on {found.device}), "
         f"{rest} for evaluation and checkpoint after each of {-(-found.steps // found.steps_per_epoch)} epochs, and "
         f"{duration(found.load_seconds)} to read and prepare the data. Conversions, checks and the "
         "rehearsal come on top; another load on this machine changes all of it.",

@@ -55,6 +55,13 @@ def command(
             metavar="GOAL", help="What matters most: balanced, accurate, fast or small; left out: balanced."
         ),
     ] = None,
+    hardware: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROFILE",
+            help="The machine: auto is this one; else a hardware profile such as nvidia-a100, or a .toml file.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The recipe to write.")] = Path("recipe.yaml"),
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; take what is inferred.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a recipe that is there.")] = False,
@@ -88,10 +95,12 @@ def command(
         _say(seen)
         seen = _asked(seen, data, task, target)
         goal = goal or _choose("Goal", GOALS, "balanced")
-    written = write_first_recipe(seen, goal or "balanced", out)
+        hardware = hardware or _machine()
+    elsewhere = hardware not in (None, "auto")
+    written = write_first_recipe(seen, goal or "balanced", out, hardware or "auto")
     schema = out.parent / SCHEMA
     _write(out, written.text, schema)
-    next_steps = [f"fulldeck explain {out}", f"fulldeck run {out}"]
+    next_steps = [f"fulldeck plan {out}"] if elsewhere else [f"fulldeck explain {out}", f"fulldeck run {out}"]
     if json:
         write_json(
             {
@@ -100,6 +109,7 @@ def command(
                 "workload": seen.settings,
                 "task": seen.data.task,
                 "goal": goal or "balanced",
+                "hardware": hardware or "auto",
                 "facts": seen.facts,
                 "instructions": [step.label for step in written.plan.steps],
                 "left_out": written.left_out,
@@ -136,6 +146,22 @@ def _asked(seen: Inspection, data: str, task: Any, target: str | None) -> Inspec
             seen = inspect_data(data, chosen, target)
             _say(seen)
     return seen
+
+
+def _machine() -> str:
+    from fulldeck.hardware import find_profile
+
+    while True:
+        answer = str(
+            typer.prompt("Machine (auto: this one; or a profile such as nvidia-a100)", default="auto")
+        )
+        try:
+            if answer != "auto":
+                find_profile(answer)
+        except BadInput as error:
+            write_text(str(error))
+        else:
+            return answer
 
 
 def _choose(what: str, choices: Any, default: str) -> Any:

@@ -108,6 +108,8 @@ def read_item(encoder: Encoder, item: str) -> bytes | str | dict[str, Any] | lis
         return path.read_bytes()
     text = path.read_text(encoding="utf-8", errors="replace") if is_file else item
     if encoder.kind in ("text", "tokens"):
+        if is_file and path.suffix == ".json":
+            return _text_in(text)
         if not is_file and looks_like_path(item):
             names = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
             near = closest(path.name, names)
@@ -125,6 +127,16 @@ def read_item(encoder: Encoder, item: str) -> bytes | str | dict[str, Any] | lis
     if not isinstance(value, (dict, list)):
         raise BadInput("INPUT must be a JSON object or list")
     return value
+
+
+def _text_in(text: str) -> str:
+    """The text of a file that holds `{"text": "..."}`, as it is sent to a server; else all of the file."""
+    try:
+        value = json_module.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    found = value.get("text") if isinstance(value, dict) and len(value) == 1 else None
+    return found if isinstance(found, str) else text
 
 
 def looks_like_path(word: str) -> bool:

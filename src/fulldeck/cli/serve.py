@@ -62,6 +62,7 @@ def command(
     from fulldeck.engines import known
     from fulldeck.monitoring.scaling import CARRIED, Scaling
     from fulldeck.package import Package
+    from fulldeck.run_folder import example_of
     from fulldeck.serving import serve
 
     package = Package.open(package_folder(target))
@@ -77,7 +78,9 @@ def command(
     if replicas is not None:
         scaling = Scaling(**package.service.carried.get(CARRIED, {})).replace(**Scaling.bounds(replicas))
     model, encoder = package.service.model, package.encoder()
-    if isinstance(encoder, TableEncoder):
+    if (kept := example_of(target)) is not None:
+        send = f"--data-binary @{shlex.quote(str(kept))}"
+    elif isinstance(encoder, TableEncoder):
         send = f"--json {shlex.quote(json_module.dumps({'row': encoder.example()}, ensure_ascii=False))}"
     else:
         send = SEND[encoder.kind]

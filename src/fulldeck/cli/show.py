@@ -91,7 +91,8 @@ def _facts(entry: Entry) -> list[str]:
     lines.append(f"claims: {evidence['metric']} {evidence['expect']} on {where}")
     names = (entry.class_name, *entry.functions)
     if entry.built_in:
-        lines.append(f"in Python: import fulldeck as fd; {', '.join(f'fd.{name}' for name in names)}")
+        listed = ", ".join(f"fd.{name}" for name in names)
+        lines.append(f"in Python: import fulldeck as fd; {listed}; help(fd.{names[-1]}) says what it takes")
     else:
         lines.append(f"in Python: from {entry.module} import {', '.join(names)}")
     return lines

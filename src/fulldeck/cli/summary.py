@@ -80,5 +80,7 @@ def _next(result: Mapping[str, Any]) -> list[str]:
     report = Path(result["run"]) / "report.html"
     lines = [f"report: {report}", f"fulldeck report {run} --open"] if report.is_file() else []
     if result.get("rehearsal"):
-        return [*lines, f"fulldeck serve {run}", f"fulldeck predict {run} INPUT"]
+        name = result["rehearsal"].get("example")
+        item = "INPUT" if name is None else shlex.quote(str(Path(result["run"]) / name))
+        return [*lines, f"fulldeck serve {run}", f"fulldeck predict {run} {item}"]
     return [*lines, "fulldeck show model_packaging    # to get something to serve"]

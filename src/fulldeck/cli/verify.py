@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +26,13 @@ def command(
             "Without NAME: leave out each of its instructions in turn, and each pair of them."
         ),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every instruction of the catalogue.")] = False,
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="Every instruction, on the workload that its evidence names, beside its peer if that is here.",
+        ),
+    ] = False,
     quick: Annotated[bool, typer.Option(help="Only the first look (15 rounds) and three seeds.")] = False,
     budget: Annotated[str | None, typer.Option(help="Time for each measurement, such as 5m.")] = None,
     against: Annotated[
@@ -41,71 +48,70 @@ def command(
     `fulldeck evidence` lists them.
     """
     from fulldeck.evidence.measurement import budget_seconds
+    from fulldeck.evidence.store import as_json
 
     if (name is None) == (not everything) and recipe is None:
         raise BadInput("say what to verify: an instruction's NAME, --all, or --recipe RECIPE")
     seconds = None if budget is None else budget_seconds(budget)
-    with _progress() as tell:
-        if name is None and recipe is not None:
-            results = [_contributions(recipe, quick, seconds, out, tell)]
-        else:
-            results = _verdicts(name, recipe, quick, seconds, against, out, tell)
-    if json:
-        write_json(results if everything else results[0])
-    elif name is None and recipe is not None:
-        write_contributions(results[0])
+    if name is None and recipe is not None:
+        if everything:
+            raise BadInput("--all measures each instruction on its own workload; leave --recipe out")
+        results = [_contributions(recipe, quick, seconds, out)]
+        if not json:
+            write_contributions(results[0])
     else:
-        for result in results:
-            write_verdict(result)
+        results = []
+        for result in _verdicts(name, recipe, quick, seconds, against, out):
+            results.append(result)
+            # One that takes long is not kept waiting for the others.
+            if not json:
+                write_verdict(result)
+    if json:
+        write_json(as_json(results if everything else results[0]))
     if any(result.get("status") == "interrupted" for result in results):
         raise typer.Exit(130)
 
 
 def _verdicts(
-    name: str | None,
-    recipe: str | None,
-    quick: bool,
-    budget: float | None,
-    against: str | None,
-    out: Path,
-    tell: Callable[[str], None],
-) -> list[dict[str, Any]]:
+    name: str | None, recipe: str | None, quick: bool, budget: float | None, against: str | None, out: Path
+) -> Iterator[dict[str, Any]]:
     from fulldeck.catalogue import catalogue
+    from fulldeck.cli.telling import telling
+    from fulldeck.evidence.peers import installed
     from fulldeck.evidence.store import keep
     from fulldeck.evidence.verify import verify
 
-    names = [name] if name is not None else [entry.name for entry in catalogue()]
-    results: list[dict[str, Any]] = []
-    for one in names:
+    everything = name is None
+    for entry in catalogue() if name is None else [catalogue().find(name)]:
+        beside = installed(entry.evidence["peer"]) if everything and against is None else against
         try:
-            result = verify(
-                one,
-                recipe=recipe,
-                quick=quick,
-                budget=budget,
-                against=against,
-                tell=lambda text, one=one: tell(f"{one}: {text}"),  # type: ignore[misc]
-            )
+            with telling() as tell:
+                result = verify(
+                    entry.name,
+                    recipe=recipe,
+                    quick=quick,
+                    budget=budget,
+                    against=beside,
+                    tell=lambda text, one=entry.name, tell=tell: tell(f"{one}: {text}"),  # type: ignore[misc]
+                )
         except (BadInput, RunFailed) as error:
-            if name is not None:
+            if not everything:
                 raise
             # One that cannot be measured must not hide what the others do.
-            results.append({"name": one, "verdict": "not measured", "reason": str(error)})
+            yield {"name": entry.name, "verdict": "not measured", "reason": str(error)}
             continue
-        result["file"] = str(keep(result, out))
-        results.append(result)
+        yield result | {"file": str(keep(result, out))}
         if result["status"] == "interrupted":
-            break
-    return results
+            return
 
 
-def _contributions(
-    recipe: str, quick: bool, budget: float | None, out: Path, tell: Callable[[str], None]
-) -> dict[str, Any]:
+def _contributions(recipe: str, quick: bool, budget: float | None, out: Path) -> dict[str, Any]:
+    from fulldeck.cli.telling import telling
     from fulldeck.evidence.contributions import contributions
     from fulldeck.evidence.store import keep_contributions
 
-    result = contributions(recipe, quick=quick, budget=budget, tell=tell)
+    with telling() as tell:
+        result = contributions(recipe, quick=quick, budget=budget, tell=tell)
     return result | {"file": str(keep_contributions(result, out))}
 
 
@@ -122,12 +128,13 @@ def write_verdict(result: Mapping[str, Any]) -> None:
 def said(figure: Mapping[str, Any]) -> str:
     """`step_time 0.62x (0.60 to 0.65), claimed <= 0.7x: holds`."""
     low, high = figure["interval"]
+    few = None if math.isfinite(high - low) else "too few for an interval"
     if figure["baseline"] is None:
         effect = f"{figure['treatment']:.4g}"
     elif "difference" in figure:
-        effect = f"{figure['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
+        effect = f"{figure['difference']:+.4f} ({few or f'{low:+.4f} to {high:+.4f}'})"
     else:
-        effect = f"{figure['ratio']:.3f}x ({low:.3f} to {high:.3f})"
+        effect = f"{figure['ratio']:.3f}x ({few or f'{low:.3f} to {high:.3f}'})"
     holds = {True: "holds", False: "does not hold", None: "open"}[figure["claim_holds"]]
     peer = f"{figure['peer']}: " if "peer" in figure else ""
     claimed = f"; claimed {figure['claim']}: {holds}" if "peer" not in figure else ""
@@ -156,9 +163,3 @@ def write_contributions(result: Mapping[str, Any]) -> None:
         if pair["verdict"] != "no difference" and pair["verdict"] != "inconclusive":
             write_text(f"{' and '.join(pair['labels'])} {pair['verdict']} each other: {metric} "
                        f"{pair['interaction']['estimate']:+.4f}", hanging="  ")  # fmt: skip
-
-
-def _progress() -> Any:
-    from fulldeck.cli.telling import telling
-
-    return telling()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fulldeck.diagnosis.findings import BOUNDS, Findings, Operator
-from fulldeck.figures import size
+from fulldeck.figures import milliseconds, size
 
 CLEAR = 0.4
 """Share of the step from which a limit is the bottleneck; below it the largest is named as one among several."""
@@ -138,7 +138,7 @@ def _because(name: str, findings: Findings) -> str:
         worst = [one for one in findings.operators if one.bound == name and one.phase in COMPUTING]
         if name == "launch":
             calls = sum(one.calls for one in findings.operators)
-            return f": {calls:,.0f} operators in {1000 * findings.step_seconds:.3g} ms"
+            return f": {calls:,.0f} operators in {milliseconds(1000 * findings.step_seconds)}"
         if worst:
             share = findings.share((worst[0],))
             return f", most of all {worst[0].name.removeprefix('aten::')} ({share:.0%})"

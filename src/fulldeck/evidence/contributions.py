@@ -21,7 +21,7 @@ from fulldeck.evidence.measurement import INTERRUPTED, Seeds, Setting, deadline,
 from fulldeck.evidence.statistics import MARGIN, Direction, Interval, judge, mean_interval
 from fulldeck.evidence.verify import QUICK_SEEDS, SCHEMA
 from fulldeck.figures import lower_is_better
-from fulldeck.machine import describe_machine
+from fulldeck.machine import describe_machine, revision
 from fulldeck.pipeline import situation
 from fulldeck.planner import Step, make_plan
 from fulldeck.recipe import Recipe, read_recipe
@@ -99,6 +99,7 @@ def contributions(
         "seconds": round(time.monotonic() - started, 1),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "machine": describe_machine(),
+        "revision": revision(),
     }
 
 

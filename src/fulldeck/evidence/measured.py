@@ -12,6 +12,7 @@ from fulldeck.evidence.claim import Claim
 from fulldeck.evidence.measurement import (
     BASELINE,
     CONTROL,
+    MEMORY_REPEATS,
     TREATMENT,
     Rounds,
     Seeds,
@@ -179,6 +180,10 @@ def memory(claim: Claim, recipes: Mapping[str, Recipe], setting: Setting) -> Mea
         one / other for one, other in zip(peaks[TREATMENT][:count], peaks[BASELINE][:count], strict=True)
     ]
     effect = Interval(statistics.median(ratios), min(ratios), max(ratios))
+    reason = None
+    if count == 1:
+        effect = mean_interval(ratios)
+        reason = f"one process each cannot tell, {found.ended}; {MEMORY_REPEATS} would"
     return Measured(
         AFRESH,
         claim,
@@ -188,6 +193,7 @@ def memory(claim: Claim, recipes: Mapping[str, Recipe], setting: Setting) -> Mea
         _judge(effect, claim),
         count,
         peaks,
+        reason=reason,
         ended=found.ended,
         repeated="processes",
     )
@@ -214,21 +220,34 @@ def outcomes(metric: str, claim: Claim, seeds: Seeds) -> Measured:
         # A figure that only the treatment has: there is nothing to compare it with but the claim.
         holds = claim.holds(_estimate(treatment))
         verdict: Verdict = "helps" if holds else "inconclusive" if holds is None else "hurts"
+        reason = None if holds is not None else _too_few(count, seeds.ended, Setting.seeds)
         return Measured(
-            metric, claim, _point(mean), None, mean, verdict, count, samples, None, None, seeds.ended, "seeds"
+            metric,
+            claim,
+            _point(mean),
+            None,
+            mean,
+            verdict,
+            count,
+            samples,
+            None,
+            reason,
+            seeds.ended,
+            "seeds",
         )
     if claim.scale == "ratio":
         pairs = [one / other for one, other in zip(treatment, baseline, strict=True)]
     else:
         pairs = [one - other for one, other in zip(treatment, baseline, strict=True)]
     effect = _estimate(pairs)
-    reason = None
-    verdict = _judge(effect, claim)
+    verdict, reason = _judge(effect, claim), None
     if verdict == "inconclusive":
         neutral = 1.0 if claim.scale == "ratio" else 0.0
         margin = MARGIN if claim.scale == "ratio" else MARGIN_OF_DIFFERENCE
-        needed = rounds_to_decide(effect, count, neutral=neutral, margin=margin)
-        reason = f"{count} seeds do not tell{f', {seeds.ended}' if seeds.ended else ''}; about {needed} would"
+        needed = (
+            Setting.seeds if count == 1 else rounds_to_decide(effect, count, neutral=neutral, margin=margin)
+        )
+        reason = _too_few(count, seeds.ended, needed)
     return Measured(
         metric,
         claim,
@@ -244,6 +263,11 @@ def outcomes(metric: str, claim: Claim, seeds: Seeds) -> Measured:
     )
 
 
+def _too_few(count: int, ended: str | None, needed: int) -> str:
+    said = "one seed cannot tell" if count == 1 else f"{count} seeds do not tell"
+    return f"{said}{f', {ended}' if ended else ''}; about {needed} would"
+
+
 def _judge(effect: Interval, claim: Claim) -> Verdict:
     if claim.scale == "ratio":
         return judge(effect, neutral=1.0, margin=MARGIN, better=claim.better)
@@ -251,8 +275,8 @@ def _judge(effect: Interval, claim: Claim) -> Verdict:
 
 
 def _estimate(values: list[float]) -> Interval:
-    """The mean; equal in every repetition, nothing is uncertain about it."""
-    return mean_interval(values) if len(set(values)) > 1 else _point(values[0])
+    """The mean; equal in every repetition, nothing is uncertain about it. Of one value nothing is certain."""
+    return _point(values[0]) if len(values) > 1 and len(set(values)) == 1 else mean_interval(values)
 
 
 def _point(value: float) -> Interval:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def _read(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         except ValueError:
             raise BadInput(f"{path} is not JSON; remove it or measure again") from None
         if isinstance(result, dict):
-            yield path, result
+            yield path, _read_bounds(result)
 
 
 def _write(result: Mapping[str, Any], folder: Path, name: str) -> Path:
@@ -49,5 +50,28 @@ def _write(result: Mapping[str, Any], folder: Path, name: str) -> Path:
     except OSError as error:
         raise BadInput(f"cannot write to {folder}: {error.strerror}; choose another with --out") from None
     path = folder / f"{name}.json"
-    write_json(path, result)
+    write_json(path, as_json(result))
     return path
+
+
+def as_json(value: Any) -> Any:
+    """`value` with null in place of what JSON has no form for: the ends of an interval without bounds."""
+    if isinstance(value, Mapping):
+        return {key: as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _read_bounds(value: Any, key: str = "") -> Any:
+    """What `as_json` made of a result, with its intervals as they were."""
+    if isinstance(value, dict):
+        return {name: _read_bounds(item, name) for name, item in value.items()}
+    if isinstance(value, list):
+        if key == "interval" and None in value:
+            return [
+                end if end is not None else bound
+                for end, bound in zip(value, (-math.inf, math.inf), strict=True)
+            ]
+        return [_read_bounds(item) for item in value]
+    return value

@@ -26,7 +26,7 @@ from fulldeck.evidence.measurement import (
 from fulldeck.evidence.peers import peer
 from fulldeck.evidence.statistics import LOOKS
 from fulldeck.instruction import Instruction
-from fulldeck.machine import describe_machine
+from fulldeck.machine import describe_machine, revision
 from fulldeck.pipeline import situation
 from fulldeck.planner import make_plan
 from fulldeck.recipe import Entry, Recipe, make_recipe, read_recipe
@@ -91,6 +91,7 @@ def verify(
         "seconds": round(time.monotonic() - started, 1),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "machine": describe_machine(),
+        "revision": revision(),
     }
 
 

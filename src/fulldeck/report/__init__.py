@@ -16,7 +16,7 @@ from fulldeck.report.content import report_content
 from fulldeck.report.diagnosis_page import diagnosis_content
 from fulldeck.report.evidence_page import evidence_content
 from fulldeck.report.page import render
-from fulldeck.report.run_files import read_run
+from fulldeck.report.run_files import known_form, read_run
 from fulldeck.report.tuning_page import tuning_content
 
 REPORT = "report.html"
@@ -31,7 +31,9 @@ def write_report(run: Path, result: Mapping[str, Any] | None = None) -> Path:
     """
     files = read_run(run, result)
     path = files.folder / REPORT
-    write_text(path, render("report.html", **report_content(files)))
+    with known_form(run):
+        page = render("report.html", **report_content(files))
+    write_text(path, page)
     return path
 
 

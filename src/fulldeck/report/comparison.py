@@ -12,12 +12,13 @@ from typing import Any
 from fulldeck.errors import BadInput
 from fulldeck.figures import duration, lower_is_better
 from fulldeck.report.panels import Panel, learning_curves
-from fulldeck.report.run_files import RunFiles, read_run
+from fulldeck.report.run_files import RunFiles, known_form, read_run
 from fulldeck.report.words import SAME_TIME, shown
 from fulldeck.run_folder import EVALUATION, RECIPE
 
 MACHINE = ("processor", "cores", "threads", "accelerator", "system")
 """What times depend on; the load of the moment is not a property of a machine."""
+SAID_OF_A_WORKLOAD = ("kind", "path", "data", "model", "factory")
 MAX_RUNS = len(ascii_uppercase)
 
 
@@ -72,13 +73,14 @@ def compare(folders: Sequence[Path]) -> Comparison:
         if same is not folder:
             raise BadInput(f"{same} and {folder} are the same run; give each once")
     runs = dict(zip(ascii_uppercase, map(read_run, folders), strict=False))
-    return Comparison(
-        runs,
-        _settings_that_differ(runs),
-        _figures_judged(runs),
-        learning_curves({letter: run.metrics for letter, run in runs.items()}),
-        _warnings(runs),
-    )
+    with known_form(*folders):
+        return Comparison(
+            runs,
+            _settings_that_differ(runs),
+            _figures_judged(runs),
+            learning_curves({letter: run.metrics for letter, run in runs.items()}),
+            _warnings(runs),
+        )
 
 
 def _settings_that_differ(runs: Mapping[str, RunFiles]) -> list[Row]:
@@ -90,7 +92,7 @@ def _settings_that_differ(runs: Mapping[str, RunFiles]) -> list[Row]:
         values = [column.get(name) for column in columns]
         label, dot, _ = name.partition(".")
         of_one = dot and label not in shared and any(label in found for found in labels)
-        if _differs(values) and not of_one:
+        if _differs(values) and any(value not in (None, []) for value in values) and not of_one:
             rows.append(Row(name, values, [_setting(value) for value in values]))
     order = [[label for label in found if label in shared] for found in labels]
     if _differs(order):
@@ -133,17 +135,26 @@ def _workloads_that_differ(runs: Mapping[str, RunFiles]) -> list[str]:
     however the recipes name them (a target may be given or inferred)."""
     if _same([run.evaluation.get("fingerprint") for run in runs.values()]):
         return []
-    known = {letter: run.recipe.get("workload") for letter, run in runs.items() if RECIPE not in run.missing}
-    if not all(isinstance(workload, Mapping) for workload in known.values()):
-        texts = {letter: json.dumps(workload).strip('"') for letter, workload in known.items()}
-        return [_each(texts)] if _differs(list(texts.values())) else []
-    flat = {letter: _flat(workload) for letter, workload in known.items() if isinstance(workload, Mapping)}
+    known = {letter: _workload(run) for letter, run in runs.items() if RECIPE not in run.missing}
+    if _differs([workload.get("kind") for workload in known.values()]):
+        words = {
+            letter: " ".join(str(workload[key]) for key in SAID_OF_A_WORKLOAD if key in workload)
+            for letter, workload in known.items()
+        }
+        return [_each(words)]
+    flat = {letter: _flat(workload) for letter, workload in known.items()}
     found = []
     for name in dict.fromkeys(name for settings in flat.values() for name in settings):
         values = {letter: settings.get(name) for letter, settings in flat.items()}
         if _differs(list(values.values())):
             found.append(f"{name} {_each(values)}")
     return found
+
+
+def _workload(run: RunFiles) -> Mapping[str, Any]:
+    """As a mapping, also where the recipe has but the name of a built-in one."""
+    workload = run.recipe.get("workload")
+    return workload if isinstance(workload, Mapping) else {"kind": workload}
 
 
 def _same(values: Sequence[Any]) -> bool:
@@ -156,7 +167,10 @@ def _differs(values: Sequence[Any]) -> bool:
 
 def _settings(run: RunFiles) -> dict[str, Any]:
     """The recipe as dotted names; of the instructions what the plan resolved, defaults and all."""
-    settings = _flat({key: value for key, value in run.recipe.items() if key != "instructions"})
+    given = {key: value for key, value in run.recipe.items() if key != "instructions"}
+    if "workload" in given:
+        given["workload"] = _workload(run)
+    settings = _flat(given)
     for step in run.steps:
         settings[step["label"]] = True
         settings |= {f"{step['label']}.{name}": value for name, value in step["parameters"].items()}

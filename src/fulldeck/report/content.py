@@ -13,7 +13,7 @@ from fulldeck.report.panels import learning_curves
 from fulldeck.report.run_files import EXPECTED, RunFiles
 from fulldeck.report.waterfall import waterfall
 from fulldeck.report.words import shown
-from fulldeck.run_folder import RECIPE
+from fulldeck.run_folder import RECIPE, example_of
 
 ENDED = {
     "failed": "This run failed",
@@ -137,5 +137,9 @@ def _commands(run: RunFiles) -> list[tuple[str, str]]:
         lines.append(("fulldeck run RECIPE --resume", "go on with this one; RECIPE as it was started"))
     if (run.folder / "package" / "manifest.json").is_file():
         lines.append((f"fulldeck serve {folder}", "serve its model"))
+        if (kept := example_of(run.folder)) is not None:
+            lines.append(
+                (f"fulldeck predict {folder} {shlex.quote(str(kept))}", "ask it about one test item")
+            )
     lines.append((f"fulldeck report {folder}", "write this page again"))
     return lines

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fulldeck.figures import milliseconds
 from fulldeck.report.axis import Axis
 from fulldeck.report.waterfall import COLOURS
 from fulldeck.report.words import si
@@ -207,6 +208,4 @@ def _title(one: Mapping[str, Any]) -> str:
         if one["flops"]
         else f"{si(one['bytes_per_s'], 'B/s')} ({one['bytes_of_ceiling']:.0%} of what can be)"
     )
-    return (
-        f"{one['name']}, {one['phase']}: {one['milliseconds']:.3g} ms, {one['share']:.0%} of the step, {rate}"
-    )
+    return f"{one['name']}, {one['phase']}: {milliseconds(one['milliseconds'])}, {one['share']:.0%} of the step, {rate}"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from fulldeck.errors import BadInput
+from jinja2 import TemplateError
+
+from fulldeck.errors import BadInput, RunFailed
 from fulldeck.run_folder import EVALUATION, METRICS, PLAN, RECIPE, RESULT, RunFolder
 from fulldeck.yaml_file import parse_yaml
 
@@ -98,6 +101,18 @@ def read_run(run: Path, result: Mapping[str, Any] | None = None) -> RunFiles:
         status,
         missing,
     )
+
+
+@contextmanager
+def known_form(*runs: Path) -> Iterator[None]:
+    """Raises RunFailed in one line for files that hold something else than this version writes."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, TemplateError) as error:
+        raise RunFailed(
+            f"a file in {' or '.join(map(str, runs))} has not the form that this version of fulldeck writes "
+            f"({type(error).__name__}: {error}); was it changed by hand, or written by another version?"
+        ) from error
 
 
 def _short(run: Path) -> Path:

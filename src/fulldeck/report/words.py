@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fulldeck.figures import figure, lower_is_better
+from fulldeck.figures import figure, lower_is_better, milliseconds
 
 SHARES = ("accuracy", "agreement", "precision", "recall", "f1", "confidence", "calibration_error", "share")
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -61,7 +61,7 @@ def shown(name: str, value: Any, decimals: int = 2) -> str:
     if number and is_share(name):
         text = f"{100 * value:.{decimals}f} %"
     elif number and name.endswith("_ms"):
-        text = f"{value:.3g} ms" if abs(value) < 1000 else f"{value:,.0f} ms"
+        text = milliseconds(value)
     else:
         text = figure(name, value)
     return text.replace(" ", NO_BREAK) if number else text

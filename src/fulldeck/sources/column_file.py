@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 PARQUET, CSV = (".parquet", ".pq"), (".csv", ".tsv")
 SEPARATORS = (",", ";", "\t", "|")
+NOT_UTF8 = "it is not in UTF-8; save it as CSV in UTF-8 (a spreadsheet offers that when it exports)"
 LISTED = 20
 """Most column names that an error lists."""
 
@@ -122,6 +124,8 @@ class ColumnFile:
             raise BadInput(f"{self.path} is empty") from None
         except (errors.PolarsError, errors.PanicException, OSError) as error:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            if "utf-8" in reason.lower() and self.path.suffix.lower() in CSV:
+                reason = NOT_UTF8
             raise BadInput(f"{self.path} cannot be read: {reason}") from error
 
 
@@ -179,5 +183,8 @@ def _split(path: Path) -> str:
 
 def _separator(path: Path) -> str:
     with path.open("rb") as stream:
-        header = stream.readline(1 << 20).decode("utf-8", errors="replace")
+        line = stream.readline(1 << 20)
+    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise BadInput(f"{path} cannot be read: {NOT_UTF8}")
+    header = line.decode("utf-8", errors="replace")
     return max(SEPARATORS, key=header.count)

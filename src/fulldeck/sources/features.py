@@ -41,7 +41,8 @@ def read_features(
             missing[series.name] = values.null_count()
         inputs[series.name] = _array(values, where)
     if not inputs:
-        raise BadInput(f"{where} has no column to predict from")
+        said = f": {', '.join(left_out)}" if left_out else ""
+        raise BadInput(f"{where} has no column to predict from{said}")
     return inputs, tuple(_notes(inputs, left_out, missing))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ import numpy.typing as npt
 
 from fulldeck.encoders.table import is_missing
 from fulldeck.errors import BadInput
+
+_NUMBERLIKE = re.compile(r"[^A-Za-z]*[0-9][^A-Za-z]*")
+"""What may be meant as a number: `3,25`, `$1,000`, `12 %`."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,11 @@ def index_labels(labels: npt.NDArray[Any], where: str) -> Labels:
         what = f'only the class "{next(iter(counts))}"' if counts else "no label"
         raise BadInput(f"{where} has {what}; at least two classes are needed")
     if len(counts) > 20 and len(counts) > kept.sum() / 2:
+        example = next(iter(counts))
+        meant = _order(example)[0] == math.inf and _NUMBERLIKE.fullmatch(example)
+        hint = f'; a number is written like 1234.5, and there is "{example}"' if meant else ""
         raise BadInput(
-            f"{where} has {len(counts):,} different labels in {kept.sum():,} rows; is it the label?"
+            f"{where} has {len(counts):,} different labels in {kept.sum():,} rows{hint}; is it the label?"
         )
     classes = tuple(sorted(counts, key=_order))
     index = {name: place for place, name in enumerate(classes)}

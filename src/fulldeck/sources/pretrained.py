@@ -163,8 +163,11 @@ def _reach(name: str, kind: str = "model") -> str:
     remedy = "name a local folder with config.json, model.safetensors and tokenizer.json: model: ./folder"
     if kind == "dataset":
         remedy = "name a local CSV, parquet or text file: data: ./file.csv"
-    elif hub.try_to_load_from_cache(name, "config.json") is not None:
-        return "safetensors"
+    try:
+        if kind == "model" and hub.try_to_load_from_cache(name, "config.json") is not None:
+            return "safetensors"
+    except hub.errors.HFValidationError:
+        raise BadInput(f'"{name}" is no folder here, and no name of the Hugging Face hub; {remedy}') from None
     said = f'"{name}" is no folder here, and the Hugging Face hub '
     if hub.is_offline_mode():
         raise BadInput(f"{said}is switched off (HF_HUB_OFFLINE); {remedy}")

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -190,6 +192,18 @@ def test_too_few_items_of_a_class_are_refused_with_the_remedy():
         LeakageSafeSplitting().prepare(small(rows(400), targets))
     split = LeakageSafeSplitting(min_per_class=0).prepare(small(rows(400), targets))
     assert any('items of class "b"' in note for note in split.notes)
+
+
+def test_another_seed_is_named_where_it_helps():
+    targets = np.zeros(400, dtype=np.int64)
+    targets[:12] = 1
+    wanting = LeakageSafeSplitting(min_per_class=2)
+    with pytest.raises(
+        BadInput, match=r"and min_per_class is 2; write seed: \d+, which gives every split"
+    ) as caught:
+        wanting.prepare(small(rows(400), targets))
+    seed = int(re.search(r"seed: (\d+)", str(caught.value))[1])
+    wanting.replace(seed=seed).prepare(small(rows(400), targets))
 
 
 def test_data_too_small_to_split_are_refused():

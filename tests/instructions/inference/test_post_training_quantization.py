@@ -103,6 +103,8 @@ def test_the_default_number_of_calibration_rows_bows_to_small_data(exported):
 
 
 def test_static_without_calibration_rows_is_refused(exported, tmp_path):
+    with pytest.raises(BadInput, match=r"none\.onnx does not exist; export_onnx writes such a file"):
+        quantize_onnx(tmp_path / "none.onnx", tmp_path / "small.onnx")
     with pytest.raises(BadInput, match="needs calibration rows"):
         quantize_onnx(exported.artifact.path, tmp_path / "out.onnx")
     assert not list(tmp_path.iterdir())

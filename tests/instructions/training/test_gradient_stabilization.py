@@ -98,6 +98,8 @@ def test_adaptive_clipping_is_relative_to_each_row_of_weights():
 
 
 def test_an_unknown_clip_is_refused():
+    with pytest.raises(BadInput, match=r"write limit=1\.0"):
+        clip_gradients([], 1.0)
     with pytest.raises(BadInput, match='unknown clip "norms"; did you mean norm'):
         clip_gradients([], "norms")
 

@@ -24,3 +24,14 @@ def peer(name: str) -> ModuleType:
     if importlib.util.find_spec(file.MODULE) is None:
         raise BadInput(f"the peer {name} is not installed: pip install {file.REQUIREMENT}")
     return file
+
+
+def installed(name: str | None) -> str | None:
+    """`name`, if there is such a peer and it is installed; else None."""
+    if name is None:
+        return None
+    try:
+        peer(name)
+    except BadInput:
+        return None
+    return name

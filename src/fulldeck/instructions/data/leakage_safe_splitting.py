@@ -43,6 +43,8 @@ Moment = str | float
 PLANTED_EVERY = 10
 FEW = 30
 """Items of a class below which a split of 15 % gets none of them more than once in a hundred times."""
+SEEDS_TRIED = 20
+"""Other seeds that are tried, where one gives a split too few items of a class, to name one that does not."""
 
 
 @instruction(
@@ -102,7 +104,7 @@ class LeakageSafeSplitting(Instruction):
             if total[smallest] < FEW:
                 chosen["min_per_class"] = 0
                 name = data.classes[smallest] if data.classes else smallest
-                words.append(f'class "{name}" has {total[smallest]} items, so a split may get none of them')
+                words.append(f'class "{name}" has {_items(total[smallest])}, so a split may get none of them')
         return cls(**chosen), "; ".join(words)
 
     def prove(self, outcome: Outcome) -> float:
@@ -126,10 +128,13 @@ class LeakageSafeSplitting(Instruction):
     def prepare(self, data: Data) -> Data:
         missing = [name for name in ("validation", "test") if getattr(data, name) is None]
         split, notes = self._audit(self._split(data))
+        absent = self._check(split)
+        if split.task == "classification" and (lacking := self._lacking(split)) is not None:
+            raise BadInput(f"{lacking}; {self._remedy(data)}")
         made = f"{' and '.join(missing)} taken from train, {self.by}" if missing else "split as given"
         # What read the data says it already where they bring their split along.
         said = not missing and any(note.startswith(made) for note in data.notes)
-        return split.noting(*([] if said else [f"{made}: {_sizes(split)}"]), *notes, *self._check(split))
+        return split.noting(*([] if said else [f"{made}: {_sizes(split)}"]), *notes, *absent)
 
     def _split(self, data: Data) -> Data:
         """Take out of train what the data do not bring."""
@@ -190,28 +195,43 @@ class LeakageSafeSplitting(Instruction):
         return leaks
 
     def _check(self, data: Data) -> list[str]:
-        """Notes on classes; raises BadInput for an empty split or a class with too few items in one."""
+        """Notes on classes of which a split has no item; raises BadInput for an empty split."""
         for name, examples in data.splits().items():
             if not len(examples):
                 raise BadInput(f"{name} got no item: {_sizes(data)}; add data or raise the share of {name}")
         if data.task != "classification":
             return []
-        number = max(int(examples.targets.max()) for examples in data.splits().values()) + 1
-        counts = {name: np.bincount(e.targets, minlength=number) for name, e in data.splits().items()}
-        total = np.sum(list(counts.values()), axis=0)
-        names = data.classes or tuple(map(str, range(number)))
-        notes = []
-        for label in np.flatnonzero(total):
-            for name, count in counts.items():
-                few = f'{name} has {count[label]} of the {total[label]} items of class "{names[label]}"'
-                if count[label] < self.min_per_class:
-                    raise BadInput(
-                        f"{few}, and min_per_class is {self.min_per_class}; add items of it, leave the class "
-                        f"out, try another seed, or write min_per_class: {count[label]}"
-                    )
-                if not count[label]:
-                    notes.append(few)
-        return notes
+        return [
+            f"{name} has {count} of the {_items(total)} of class {words}"
+            for words, total, counts in _per_class(data)
+            for name, count in counts.items()
+            if total and not count
+        ]
+
+    def _lacking(self, data: Data) -> str | None:
+        """Which split has less than `min_per_class` items of a class, and how many more classes are so."""
+        found = [
+            f"{name} has {counts[name]} of the {_items(total)} of class {words}"
+            for words, total, counts in _per_class(data)
+            if total
+            and (name := min(counts, key=lambda split: counts[split]))
+            and counts[name] < self.min_per_class
+        ]
+        if not found:
+            return None
+        more = "" if len(found) == 1 else f" (and {len(found) - 1} more classes are like it)"
+        return f"{found[0]}{more}, and min_per_class is {self.min_per_class}"
+
+    def _remedy(self, data: Data) -> str:
+        """What to write instead: another seed, if one of the next ones serves every class."""
+        others = "add items, leave the class out, or write min_per_class: 0"
+        if self.by == "time":
+            return others
+        for seed in range(self.seed + 1, self.seed + 1 + SEEDS_TRIED):
+            other = self.replace(seed=seed)
+            if other._lacking(other._audit(other._split(data))[0]) is None:
+                return f"write seed: {seed}, which gives every split enough; or {others}"
+        return others
 
 
 def split_by_hash(
@@ -289,6 +309,26 @@ def _moment(value: Moment, times: Array, name: str) -> Any:
         return np.array([value]).astype(times.dtype)[0]
     except (TypeError, ValueError):
         raise BadInput(f"{name} is {value!r}, which is no time like {times[0]}") from None
+
+
+def _per_class(data: Data) -> list[tuple[str, int, dict[str, int]]]:
+    """Of each class its name in quotes, its number of items, and how many each split has."""
+    splits = data.splits()
+    number = max(int(examples.targets.max()) for examples in splits.values() if len(examples)) + 1
+    counts = {name: np.bincount(e.targets, minlength=number) for name, e in splits.items()}
+    names = data.classes or tuple(map(str, range(number)))
+    return [
+        (
+            f'"{names[label]}"',
+            int(sum(c[label] for c in counts.values())),
+            {n: int(c[label]) for n, c in counts.items()},
+        )
+        for label in range(number)
+    ]
+
+
+def _items(count: int) -> str:
+    return f"{count} item" if count == 1 else f"{count} items"
 
 
 def _sizes(data: Data) -> str:

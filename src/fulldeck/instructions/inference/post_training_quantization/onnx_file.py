@@ -62,9 +62,12 @@ def quantize_onnx(
     them. `smooth` (0 to 1; static) moves so much of the outliers of activations into the weights. Layers in `keep`
     (see `quantizable_layers`) stay in float. Metadata of the file is kept.
 
-    Raises BadInput without calibration rows where they are needed, or for an unknown layer; CannotAct where no
-    kernel of an engine takes `bit_width` bits in this `mode`, or there is nothing to quantise.
+    Raises BadInput if there is no file `path`, without calibration rows where they are needed, or for an unknown
+    layer; CannotAct where no kernel of an engine takes `bit_width` bits in this `mode`, or there is nothing to
+    quantise.
     """
+    if not Path(path).is_file():
+        raise BadInput(f"{path} does not exist; export_onnx writes such a file")
     with quantiser(
         path, calibration, mode=mode, method=method, bit_width=bit_width, smooth=smooth
     ) as quantise:

@@ -29,6 +29,8 @@ def clip_gradients(
     times that of the row of weights (a bias is one row; Brock et al. 2021, arXiv:2102.06171). The device is
     not waited for. Raises BadInput for another word.
     """
+    if isinstance(how, (int, float)):
+        raise BadInput(f"the second argument says how to clip; write limit={how}")
     if how not in get_args(Clip):
         raise BadInput(f'unknown clip "{how}"{closest(str(how), LIMITS)}; there is {", ".join(LIMITS)}')
     chosen = [parameter for parameter in parameters if parameter.grad is not None]

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from fulldeck.batch import Part, Tensors, call
 from fulldeck.errors import CannotAct
+from fulldeck.figures import milliseconds
 from fulldeck.instructions.training.train_step_compilation.compiled_model import CompiledModel, compile_model
 from fulldeck.instructions.training.train_step_compilation.padding import pad_to_multiple
 from fulldeck.random_state import random_state, restore_random_state
@@ -153,8 +154,8 @@ class Compilation:
             # What is registered stays: the checkpoint of a run that found it faster goes on as it was.
             self.remove()
             raise CannotAct(
-                f"forward and backward of a batch take {1000 * compiled:.3g} ms compiled and {1000 * eager:.3g} ms "
-                "as they are; measure: false compiles all the same"
+                f"forward and backward of a batch take {milliseconds(1000 * compiled)} compiled and "
+                f"{milliseconds(1000 * eager)} as they are; measure: false compiles all the same"
             )
         self.figures["break_even_steps"] = {"before": 0, "after": round(first / (eager - compiled))}
 
