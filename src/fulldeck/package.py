@@ -5,6 +5,7 @@ manifest.sha256   SHA-256 of the manifest itself
 service.json      what to serve: model name, task, classes, inputs, outputs, models, serving
 encoder.json      how a raw item becomes the model's input
 reference.safetensors  a few of the model's inputs, and what it answers to them
+signature.json    who sealed it, if it was signed
 *.onnx            artifacts, or
 model.safetensors weights of a built-in network, whose description is in service.json
 *.aoti, *.tvm ... native code that `fulldeck compile` added, for one kind of machine
@@ -28,6 +29,7 @@ from fulldeck.onnx_file import copy_model, model_files
 from fulldeck.param import param
 from fulldeck.reference import Array, label, read_reference, write_reference
 from fulldeck.service import Serving
+from fulldeck.signing import SIGNATURE
 
 if TYPE_CHECKING:
     from fulldeck.encoders import Encoder
@@ -213,7 +215,7 @@ def seal(folder: Path, facts: Mapping[str, Any]) -> None:
     files = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (MANIFEST, SEAL)
+        if path.is_file() and path.name not in (MANIFEST, SEAL, SIGNATURE)
     }
     write_json(folder / MANIFEST, {"format": FORMAT, **facts, "files": files})
     write_bytes(folder / SEAL, _seal(folder))
@@ -236,7 +238,7 @@ def verify(folder: Path, manifest: Mapping[str, Any]) -> None:
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             raise BadInput(f"{folder}: {name} is a link; a package holds files only")
-        if path.is_file() and name not in (MANIFEST, SEAL):
+        if path.is_file() and name not in (MANIFEST, SEAL, SIGNATURE):
             found[name] = path
     if missing := sorted(set(listed) - set(found)):
         raise BadInput(f"{folder}: {missing[0]} is missing")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import shlex
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -46,6 +47,10 @@ def command(
     queue: Annotated[int | None, typer.Option(help="Requests that may wait; left out: as packaged.")] = None,
     deadline_ms: Annotated[
         int | None, typer.Option(help="Most milliseconds of a request; left out: as packaged.")
+    ] = None,
+    public_key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Serve only what was signed with the private key of this one."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -93,4 +98,12 @@ def command(
         elif not quiet:
             typer.echo(f"{model} is served at {url}; Ctrl-C stops it. Try:\n  curl {url}/predict {send}")
 
-    serve(package.folder, host=host, port=port, serving=serving, scaling=scaling, on_ready=ready)
+    serve(
+        package.folder,
+        host=host,
+        port=port,
+        serving=serving,
+        scaling=scaling,
+        public_key=public_key,
+        on_ready=ready,
+    )

@@ -27,6 +27,7 @@ from fulldeck.serving.served import Served
 from fulldeck.serving.showing import show
 from fulldeck.serving.version import Version
 from fulldeck.serving.watching import traffic, watch
+from fulldeck.signing import verify_signature
 
 TOKEN = "FULLDECK_TOKEN"
 """Environment variable with the token that clients must send; mandatory off loopback."""
@@ -44,6 +45,7 @@ def serve(
     port: int = 8000,
     serving: Serving | None = None,
     scaling: Scaling | None = None,
+    public_key: Path | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve the package in `folder` until SIGINT or SIGTERM; must run in the main thread.
@@ -53,13 +55,18 @@ def serve(
     model is loaded. The first signal lets running requests finish, a second one does not. No process is left
     when this returns. SIGHUP loads the package that is in `folder` by then, without a request lost.
 
+    With `public_key` no package is served that was not signed with its private key.
+
     Raises BadInput for a package that is none or was changed, a port that is taken, and a host off
     loopback without a token in FULLDECK_TOKEN; RunFailed if the engine dies while it loads the model.
     """
 
     def read() -> Package:
         # Resolved each time: runs/latest may be another run by then.
-        return Package.open(folder.resolve())
+        package = Package.open(folder.resolve())
+        if public_key is not None:
+            verify_signature(package.folder, public_key)
+        return package
 
     package = read()
     token = os.environ.get(TOKEN)

@@ -29,11 +29,9 @@ Example:
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -47,6 +45,7 @@ from fulldeck.data import Array
 from fulldeck.encoders import Encoder
 from fulldeck.engines import open_artifact
 from fulldeck.engines.pytorch import PyTorchEngine
+from fulldeck.environment_lock import lock
 from fulldeck.errors import BadInput, CannotAct, RunFailed
 from fulldeck.files import atomic_folder, refusing_disk, write_json, write_text, write_with
 from fulldeck.instruction import GOALS, Evidence, Instruction, instruction, param
@@ -55,16 +54,12 @@ from fulldeck.onnx_file import copy_model
 from fulldeck.package import ENCODER, MANIFEST, SERVICE, Package, PackagedModel, ServiceFile, TensorSpec, seal
 from fulldeck.reference import label, write_reference
 from fulldeck.service import Service, Serving
+from fulldeck.signing import sign
 
 if TYPE_CHECKING:
     from fulldeck.evidence.outcome import Outcome
 
 ENVIRONMENT = "environment.txt"
-LIBRARIES = (
-    *("apache-tvm", "fulldeck", "numpy", "onnx", "onnxruntime", "openvino", "pillow", "safetensors"),
-    *("tokenizers", "torch", "torchao"),
-)
-"""Those whose version may change what a packaged model answers."""
 SAME = 1e-5
 """Largest difference, relative to the largest output (if over 1), between a model and its package."""
 EXAMPLE_ROWS = 4
@@ -85,6 +80,9 @@ class ModelPackaging(Instruction):
         "served",
         doc="served: the form of the model that will be served; all: the other forms too, so that a server "
         "can be started with another engine.",
+    )
+    sign_with: str | None = param(
+        None, doc="File with an elliptic private key (PEM) to sign the package with; needs the extra signing."
     )
 
     def prove(self, outcome: Outcome) -> float:
@@ -123,6 +121,7 @@ class ModelPackaging(Instruction):
                 "metrics": {split: dict(values) for split, values in candidate.metrics.items()},
                 "lineage": list(candidate.lineage),
             },
+            sign_with=None if self.sign_with is None else Path(self.sign_with),
         )
         return replace(service, package=folder)
 
@@ -158,12 +157,14 @@ def package_model(
     serving: Serving | None = None,
     carried: Mapping[str, Any] = MappingProxyType({}),
     facts: Mapping[str, Any] = MappingProxyType({}),
+    sign_with: Path | None = None,
 ) -> Path:
     """Write a package to `folder` and return it; `fulldeck.package.Package.open` reads it.
 
     `models` are forms of one model, the preferred one last: artifacts, or a network of
     `fulldeck.networks`. `example` has a few rows of encoded inputs by name, the batch first. `carried` is
-    plain JSON for the server, `facts` for the manifest. An older package in `folder` is replaced.
+    plain JSON for the server, `facts` for the manifest, `sign_with` a private key to sign it. An older package
+    in `folder` is replaced.
 
     Raises CannotAct for a module that is not built in, BadInput if `folder` exists and is no package or
     cannot be written, RunFailed if the package does not answer as the models do.
@@ -188,13 +189,15 @@ def package_model(
         )
         write_json(temporary / SERVICE, service.model_dump(mode="json"))
         write_json(temporary / ENCODER, encoder.to_json())
-        write_text(temporary / ENVIRONMENT, _environment())
+        write_text(temporary / ENVIRONMENT, lock(sorted(expected), encoder.kind))
         answers = {label(form): expected[form.engine] for form in described}
         write_reference(temporary, example, answers)
         seal(temporary, {"name": name, "fulldeck": __version__, **facts})
         package = Package.open(temporary)
         for engine, outputs in expected.items():
             _check(package, engine, example, outputs)
+        if sign_with is not None:
+            sign(temporary, sign_with)
     return folder
 
 
@@ -238,16 +241,6 @@ def _datatype(dtype: np.dtype[Any]) -> str:
     """The Open Inference Protocol's name of `dtype`."""
     families = {"f": "FP", "i": "INT", "u": "UINT"}
     return "BOOL" if dtype.kind == "b" else f"{families[dtype.kind]}{8 * dtype.itemsize}"
-
-
-def _environment() -> str:
-    lines = [f"# Python {platform.python_version()}"]
-    for name in LIBRARIES:
-        try:
-            lines.append(f"{name}=={version(name)}")
-        except PackageNotFoundError:
-            continue
-    return "\n".join(lines) + "\n"
 
 
 def _check(
