@@ -108,9 +108,9 @@ class NoOperator(nn.Module):
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (Branches(), "data-dependent"),
+        (nn.Sequential(nn.Identity(), Branches()), r"at 1 \(Branches, .*depends on values of the data"),
         (ReturnsMapping(), "must return one tensor to be exported, and returns dict"),
-        (NoOperator(), "linalg_eig"),
+        (nn.Sequential(nn.Identity(), NoOperator()), r"operator aten\.linalg_eig of 1 has no form there"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_in_one_line(model, reason, tmp_path):
@@ -179,7 +179,7 @@ class FixesTheLength(nn.Module):
 
 
 def test_a_model_of_one_length_says_so(gpt, tmp_path):
-    with pytest.raises(CannotAct, match=r"cannot be exported to ONNX|does not run at"):
+    with pytest.raises(CannotAct, match=r"cannot be (exported|captured)|does not run at"):
         export_onnx(FixesTheLength(), gpt[1], tmp_path / "m.onnx", dynamic="length")
     assert not list(tmp_path.iterdir())
 

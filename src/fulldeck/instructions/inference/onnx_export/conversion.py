@@ -6,6 +6,7 @@ import ast
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from fulldeck.data import Array
 from fulldeck.errors import CannotAct
+from fulldeck.quantization.capture import capture, uncapturable
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -53,7 +55,7 @@ def convert(module: nn.Module, inputs: Mapping[str, Array], opset: int, dynamic:
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
-            raise CannotAct(f"the model cannot be exported to ONNX: {_cause(error)}") from error
+            raise CannotAct(_why_not(module, tensors, error)) from error
     assert program is not None
     proto: ModelProto = program.model_proto
     return proto
@@ -79,11 +81,27 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _cause(error: BaseException) -> str:
-    """The first line of the innermost cause."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def _why_not(module: nn.Module, tensors: Mapping[str, Tensor], error: BaseException) -> str:
+    """One line: which module and operator are in the way, and what to do."""
+    inner = error
+    while inner.__cause__ is not None:
+        inner = inner.__cause__
+    operator = re.search(r"op='([\w.]+)'", str(inner))
+    if operator is None:
+        return uncapturable(module, error)
+    graph = capture(module, next(iter(tensors.values())) if len(tensors) == 1 else dict(tensors))
+    of = ""
+    for node in graph.graph.nodes:
+        if str(node.target).startswith(operator[1]):
+            stack = [
+                path.removeprefix("L['self'].") for path, _ in node.meta.get("nn_module_stack", {}).values()
+            ]
+            of = f" of {stack[-1] or type(module).__name__}" if stack else ""
+            break
+    return (
+        f"the model cannot be exported to ONNX: operator {operator[1]}{of} has no form there; write that part with "
+        "others, or leave onnx_export out (engine torch_compiled takes the module)"
+    )
 
 
 def free_axes(inputs: Mapping[str, Array], dynamic: Dynamic) -> dict[str, dict[int, Any]]:
