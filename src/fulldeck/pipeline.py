@@ -345,7 +345,7 @@ class Execution:
             data=data,
             checkpoints=self.folder.checkpoints,
             checkpoint_every=settings.get("checkpoint_every"),
-            record=self._record,
+            record=self._record if self.ranks.rank == 0 else None,
         )
 
     def optimise(self, candidate: Candidate) -> Candidate:

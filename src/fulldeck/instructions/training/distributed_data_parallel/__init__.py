@@ -9,8 +9,8 @@ in parts, gradients are exchanged once. What waiting for the exchange costs a st
     fulldeck run recipe.yaml --nproc 2                                  two processes on this machine
     torchrun --nnodes 4 --nproc-per-node 8 ... -m fulldeck run recipe.yaml   on many, elastic
 
-Three things are not the same as in one process: batch-norm takes its statistics from each share (SyncBatchNorm
-on GPUs), dropout draws other masks, and 16-bit compression rounds gradients. Runs in which that happens say so.
+Three things are not the same as in one process: batch-norm takes its statistics from each share (the running ones are
+averaged), dropout draws other masks, and compression rounds gradients. Runs in which that happens say so.
 
 Use when: a step takes long, and there are several GPUs or machines; on one machine without GPUs it gains nothing
 over threads.
@@ -117,6 +117,7 @@ class DistributedDataParallel(SpreadTraining):
         loop.around("gradients", training.gradients)
         draw_apart(loop)
         loop.around("part", training.part)
+        loop.on("ready", training.warn)
         loop.on("epoch_end", training.look_at_clock)
         loop.on("fit_end", training.report)
         loop.on("hand_over", training.release)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from fulldeck.batch_norm import running_statistics
 from fulldeck.errors import RunFailed
@@ -117,6 +119,22 @@ class ReplicatedTraining:
             self.loop.notes.append(
                 f"distributed_data_parallel: rank {slowest} computes {1000 * own[slowest] / steps:.3g} ms a step "
                 f"and the others {others:.3g} ms: they wait for it"
+            )
+
+    def warn(self) -> None:
+        """Say what is not the same as in one process."""
+        kinds = [type(module) for module in self.loop.model.modules()]
+        compression = self.instruction.compression
+        differ = {
+            "batch-norm takes its statistics from each process's rows": any(
+                issubclass(kind, _BatchNorm) for kind in kinds
+            ),
+            "dropout draws other masks": any(issubclass(kind, _DropoutNd) for kind in kinds),
+            f"gradients are exchanged in {compression}": compression != "none",
+        }
+        if said := [words for words, holds in differ.items() if holds]:
+            self.loop.notes.append(
+                f"distributed_data_parallel: not exactly the training of one process: {', '.join(said)}"
             )
 
     def release(self) -> None:
