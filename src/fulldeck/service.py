@@ -80,7 +80,8 @@ class Service:
     """A candidate on its way to a server.
 
     `package` is the folder that a server starts from, once an instruction has written it. `carried`
-    holds what a `configure` door adds to the package for the server, as plain JSON, under its label.
+    holds what a `configure` door adds to the package for the server, as plain JSON, under its label; `stated`
+    what it says in the manifest about how the model was made.
     """
 
     candidate: Candidate
@@ -89,6 +90,11 @@ class Service:
     serving: Serving = field(default_factory=Serving)
     package: Path | None = None
     carried: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    stated: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def stating(self, label: str, value: Any) -> Self:
+        """The same service, with plain JSON `value` in the manifest, under `label`."""
+        return replace(self, stated=MappingProxyType({**self.stated, label: value}))
 
     def carrying(self, label: str, value: Any) -> Self:
         """The same service, with plain JSON `value` packaged under `label`."""

@@ -120,6 +120,7 @@ class ModelPackaging(Instruction):
             facts={
                 "metrics": {split: dict(values) for split, values in candidate.metrics.items()},
                 "lineage": list(candidate.lineage),
+                **({"stated": dict(service.stated)} if service.stated else {}),
             },
             sign_with=None if self.sign_with is None else Path(self.sign_with),
         )

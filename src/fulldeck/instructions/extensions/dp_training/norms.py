@@ -1,0 +1,38 @@
+"""Batch norms have no place in private training: through them every sample's gradient depends on the others."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from fulldeck.errors import CannotAct
+
+GROUPS = 32
+"""Most groups of a group norm in the place of a batch norm (Wu & He 2018, arXiv:1803.08494)."""
+
+
+def with_group_norm(model: nn.Module) -> list[str]:
+    """Put a group norm in the place of every batch norm of `model`, in place; return their names."""
+    found = []
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            channels = module.num_features
+            norm = nn.GroupNorm(math.gcd(GROUPS, channels), channels, affine=module.affine)
+            norm.train(module.training).to(next(iter(model.parameters())).device)
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, norm)
+            found.append(name)
+    return found
+
+
+def check_norms(model: nn.Module, replace: bool = False) -> None:
+    """Raises CannotAct if the model has a batch norm; with `replace` none is left."""
+    if replace:
+        with_group_norm(model)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise CannotAct(
+                f"{name} is a batch norm, which lets every sample see the others of its batch; write group_norm: true "
+                "to train with group norms in their place"
+            )
