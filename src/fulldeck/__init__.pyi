@@ -34,6 +34,9 @@ from fulldeck.instructions.deployment.replica_autoscaling import wanted_replicas
 from fulldeck.instructions.deployment.request_batching import RequestBatching as RequestBatching
 from fulldeck.instructions.deployment.request_batching import dependent as dependent
 from fulldeck.instructions.deployment.request_batching import join_calls as join_calls
+from fulldeck.instructions.extensions.dp_training import DpTraining as DpTraining
+from fulldeck.instructions.extensions.dp_training import private_epsilon as private_epsilon
+from fulldeck.instructions.extensions.dp_training import with_group_norm as with_group_norm
 from fulldeck.instructions.inference.knowledge_distillation import KnowledgeDistillation as KnowledgeDistillation
 from fulldeck.instructions.inference.knowledge_distillation import distillation_loss as distillation_loss
 from fulldeck.instructions.inference.knowledge_distillation import feature_loss as feature_loss
