@@ -39,6 +39,7 @@ from fulldeck.load_generator import http_request
 from fulldeck.package import Package
 
 HERE = Path(__file__).parent
+BUSY = "The machine was busy with other work (see load): figures are low and scatter; measure again on an idle one."
 FULLDECK = """
 import sys
 from pathlib import Path
@@ -299,6 +300,9 @@ def compare(package: Package, alone: Package, options: argparse.Namespace) -> No
         "summary": summary,
         "rounds": results,
     }
+    loads = [one["load_average"] for rounds in results.values() for one in rounds]
+    if median(loads) > 2 * (os.cpu_count() or 1):
+        content["note"] = BUSY
     name = f"serving-{options.model}{'-binary' if options.binary else ''}.json"
     write_json(options.out or RESULTS / name, content)
 
