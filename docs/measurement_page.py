@@ -31,7 +31,7 @@ def page() -> str:
 
 def _section(path: Path) -> list[str]:
     result = json.loads(path.read_bytes())
-    module = ast.parse((BENCHMARKS / f"{path.stem}.py").read_text())
+    module = ast.parse(benchmark(path).read_text())
     title, _, explained = (ast.get_docstring(module) or path.stem).partition("\n")
     command, _, rest = explained.strip().partition("\n")
     return [
@@ -42,6 +42,12 @@ def _section(path: Path) -> list[str]:
         _machine(result["machine"]),
         *(table(*found) for found in tables(result)),
     ]
+
+
+def benchmark(result: Path) -> Path:
+    """What wrote a result: `serving-convolution.json` is one of several that `serving.py` writes."""
+    own = BENCHMARKS / f"{result.stem}.py"
+    return own if own.is_file() else BENCHMARKS / f"{result.stem.partition('-')[0]}.py"
 
 
 def _machine(machine: Mapping[str, Any]) -> str:

@@ -65,7 +65,7 @@ def test_every_result_is_shown_with_its_machine_and_command() -> None:
     assert results
     for result in results:
         section = text.split(f"## {result.stem.replace('_', ' ').capitalize()}\n")[1].split("\n## ")[0]
-        assert f"`python benchmarks/{result.stem}.py" in section
+        assert f"`python benchmarks/{measurement_page.benchmark(result).name}" in section
         assert "Machine: " in section
         assert section.count("\n|") >= 3
 

@@ -251,4 +251,5 @@ def routes() -> list[str]:
     of_model = re.findall(r'f"\{base\}(/[a-z]+)"', source)
     assert fixed
     assert of_model
+    fixed.append("/v2/repository/(index|models/[^/]+/(un)?load)")
     return [*fixed, *(f"/v2/models/[^/]+(/versions/1)?{path}" for path in ("", *of_model))]
