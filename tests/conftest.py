@@ -1,5 +1,6 @@
-"""A browser for tests of pages."""
+"""A browser for tests of pages; and kernels of Triton run on CPU tensors."""
 
+import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ import pytest
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+# Read when triton is imported, whoever does that first.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 NO_BROWSER = "pages were NOT tested: there is no chromium; apt-get install chromium"
 

@@ -4,6 +4,7 @@ elementwise operations."""
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 
 import torch
 from torch import fx, nn
@@ -40,20 +41,28 @@ def fusible_chains(module: nn.Module) -> tuple[Chain, ...]:
         graph = fx.symbolic_trace(module).graph
     except Exception:  # a user's forward may do anything with the tracer's stand-ins
         return _by_order(module)
-    modules = dict(module.named_modules())
-    found, taken = [], set()
+    chains = chains_in(graph, dict(module.named_modules()))
+    return tuple(
+        tuple(str(one.target) if one.op == "call_module" else one.name for one in chain) for chain in chains
+    )
+
+
+def chains_in(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> list[list[fx.Node]]:
+    """The chains of at least two nodes of a traced `graph`, in the order in which they run."""
+    found: list[list[fx.Node]] = []
+    taken: set[fx.Node] = set()
     for node in graph.nodes:
-        if node in taken or not (_is_pointwise(node, modules) or _is_product(node, modules)):
+        if node in taken or not (is_pointwise(node, modules) or is_product(node, modules)):
             continue
         chain = [node]
-        while len(chain[-1].users) == 1 and _is_pointwise(following := next(iter(chain[-1].users)), modules):
+        while len(chain[-1].users) == 1 and is_pointwise(following := next(iter(chain[-1].users)), modules):
             if following in taken:
                 break
             chain.append(following)
         taken.update(chain)
         if len(chain) > 1:
-            found.append(tuple(str(one.target) if one.op == "call_module" else one.name for one in chain))
-    return tuple(found)
+            found.append(chain)
+    return found
 
 
 def _by_order(module: nn.Module) -> tuple[Chain, ...]:
@@ -71,11 +80,13 @@ def _by_order(module: nn.Module) -> tuple[Chain, ...]:
     return tuple(tuple(chain) for chain in chains if len(chain) > 1)
 
 
-def _is_product(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+def is_product(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether it is a matrix product or convolution."""
     return node.op == "call_module" and isinstance(modules[str(node.target)], _PRODUCTS)
 
 
-def _is_pointwise(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+def is_pointwise(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether it computes each element by itself."""
     if node.op == "call_module":
         return isinstance(modules[str(node.target)], _POINTWISE_MODULES)
     if node.op == "call_function":
