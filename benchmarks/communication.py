@@ -43,12 +43,12 @@ from fulldeck.workloads import make_workload
 WORKLOAD = {
     "kind": "stdlib_text",
     "tokenizer": "bytes",
-    "length": 64,
-    "width": 256,
-    "layers": 4,
+    "length": 32,
+    "width": 128,
+    "layers": 2,
     "characters": 200_000,
 }
-BATCH, PARTS, STEPS, WARM_UP = 16, 4, 3, 2
+BATCH, PARTS, STEPS, WARM_UP = 16, 4, 2, 1
 ARMS: dict[str, dict[str, Any]] = {
     "plain": {"exchange": "every"},
     "once": {},
