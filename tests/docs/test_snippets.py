@@ -31,7 +31,7 @@ ROOT = snippets.ROOT
 PAGES = {page: found for page, text in snippets.pages().items() if (found := snippets.blocks(page, text))}
 SERVER = "http://127.0.0.1:8000"
 """How the documentation writes the server's address; the one of the test takes a free port."""
-SHELL_WORDS = ("cd", "git", "ls", ".", "export")
+SHELL_WORDS = ("cd", "git", "ls", "python3", ".", "export")
 """Commands of the shell that say nothing about fulldeck."""
 
 
