@@ -13,7 +13,7 @@ run: $(RUNTIME)  ## From raw data to a checked server: recipes/digits.yaml
 	$(BIN)/fulldeck run recipes/digits.yaml
 
 test: check  ## All checks and tests (under 15 minutes)
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(READY)  ## The tests that take long
 	$(BIN)/pytest -m slow

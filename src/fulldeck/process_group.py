@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import socket
@@ -82,6 +83,9 @@ def leave() -> None:
     global _joined
     if _joined is not None:
         _joined = None
+        # What DDP leaves in cycles must not be the last to hold the group: it would take it down with the
+        # interpreter locked, and wait for ever for a thread of the group that wants the lock.
+        gc.collect()
         dist.destroy_process_group()
 
 

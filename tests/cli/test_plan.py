@@ -79,4 +79,7 @@ def test_too_little_memory_there(cli: Cli, recipe: Callable[[str], Path], tmp_pa
 def test_a_profile_for_another_machine_is_not_run_here(cli: Cli) -> None:
     result = cli("run", "digits", "--set", "hardware=nvidia-a100")
     assert result.code == 2
-    assert result.err.strip() == 'error: device "cuda" is not here; there is only cpu'
+    assert result.err.strip() == (
+        'error: device "cuda" is not here; there is only cpu, and hardware: nvidia-a100 wants it; '
+        "run it there, or here with --set hardware=auto"
+    )

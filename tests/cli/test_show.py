@@ -21,7 +21,10 @@ def test_everything_about_one(cli: Cli, name: str) -> None:
 
 
 def test_the_names_in_python_are_those_of_the_package(cli: Cli) -> None:
-    assert "in Python: import fulldeck as fd; fd.OnnxExport, fd.export_onnx" in cli("show", "onnx_export").out
+    assert (
+        "in Python: import fulldeck as fd; fd.OnnxExport, fd.embed_preprocessing"
+        in cli("show", "onnx_export").out
+    )
 
 
 def test_it_fits_a_narrow_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,10 @@ from fulldeck.instruction import Instruction
 from fulldeck.loader import BatchLoader, ShuffledSampler
 from fulldeck.training_loop import TrainingLoop
 
-ENTRIES = {entry.name: entry for entry in built_in() if "attach" in entry.doors}
-"""All that touch training, of whatever stage: a new one joins by itself."""
+ENTRIES = {
+    entry.name: entry for entry in built_in() if "attach" in entry.doors and entry.stage != "extensions"
+}
+"""All that touch training, of the four stages: a new one joins by itself. An extension may train noise."""
 
 PARAMETERS: Mapping[str, tuple[dict[str, Any], ...]] = {
     "dynamic_batch_scheduler": ({}, {"effective_batch": 12}),

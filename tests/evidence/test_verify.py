@@ -35,6 +35,7 @@ def recipe(folder: Path, *instructions: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_planted_delay_is_found(planted: None, tmp_path: Path) -> None:
     told: list[str] = []
     made = recipe(tmp_path, "planted_delay: {milliseconds: 8}")

@@ -55,11 +55,12 @@ def exported(trained) -> Candidate:
 
 
 @pytest.fixture(scope="session")
-def quantised(exported) -> Candidate:
+def quantised(exported, tmp_path_factory) -> Candidate:
     """The same, with its INT8 file."""
     from fulldeck.instructions.inference.post_training_quantization import PostTrainingQuantization
 
-    return PostTrainingQuantization().optimise(exported)
+    # In a folder of its own: others write INT8 files of `exported` too.
+    return PostTrainingQuantization().optimise(replace(exported, folder=tmp_path_factory.mktemp("quantised")))
 
 
 @pytest.fixture(scope="session")

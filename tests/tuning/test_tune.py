@@ -64,6 +64,7 @@ def test_the_answer_is_a_recipe_that_runs(write: Callable[..., Path], tmp_path: 
     assert any("best so far: trial" in words for words in told)
 
 
+@pytest.mark.slow
 def test_trials_that_differ_after_the_training_share_it(write: Callable[..., Path], tmp_path: Path) -> None:
     more = "  - onnx_export\nsearch: {onnx_export: true, onnx_export.opset: [18, 20]}\n"
     result = tune(write(more=more), goal="minimize artifact_bytes", budget=120, out=tmp_path / "t")
@@ -75,6 +76,7 @@ def test_trials_that_differ_after_the_training_share_it(write: Callable[..., Pat
     assert len(accuracies) == 1, "the weights are the same to the last bit"
 
 
+@pytest.mark.slow
 def test_what_nothing_meets_says_how_near_it_came(write: Callable[..., Path], tmp_path: Path) -> None:
     result = tune(
         write(more=RATES), goal="minimize loss", subject_to=("accuracy >= 0.999",), trials=3, budget=120,
@@ -127,6 +129,7 @@ def test_a_cause_that_all_share_is_said_once(
     assert cause in (folder / "tuning.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_may_try_again(
     write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +146,7 @@ def test_a_budget_for_not_even_one_run_is_said(write: Callable[..., Path], tmp_p
         tune(write(more=RATES), goal="maximize accuracy", budget=0.5, out=tmp_path / "t")
 
 
+@pytest.mark.slow
 def test_killed_and_gone_on_with(write: Callable[..., Path], tmp_path: Path) -> None:
     recipe, out = write("slow_clouds", RATES), tmp_path / "t"
     command = [sys.executable, "-m", "fulldeck", "tune", str(recipe), "--goal", "minimize validation_loss",

@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 from threading import Event
 
@@ -31,7 +32,7 @@ def test_a_model_whose_rows_influence_each_other_is_refused(exported, monkeypatc
             outputs = super().run(inputs, batch)
             return outputs - outputs.mean(axis=0)
 
-    candidate = Centred(**vars(exported))
+    candidate = Centred(**{one.name: getattr(exported, one.name) for one in fields(exported)})
     with pytest.raises(CannotAct, match="requests cannot be joined: output output of a row changes by"):
         RequestBatching().configure(Service(candidate, "digits", Path()))
 

@@ -280,6 +280,7 @@ def test_training_the_teacher_draws_no_numbers_of_the_training():
     assert torch.equal(*ends)
 
 
+@pytest.mark.slow
 def test_quantised_in_the_same_training_it_goes_on_learning_from_inner_layers():
     taught = KnowledgeDistillation(weights=(0.3, 0.4, 0.3), teacher="residual_net", teacher_epochs=1)
     loop = loop_of(taught, QuantizationAwareTraining(start_fraction=0.5), epochs=4)

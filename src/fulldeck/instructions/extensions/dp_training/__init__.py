@@ -16,6 +16,7 @@ arXiv:1709.01604 (the attack that is its evidence).
 
 Example:
     >>> import torch
+    >>> from fulldeck.instructions.extensions.dp_training.gradients import PrivateGradients
     >>> model = torch.nn.Linear(4, 2)
     >>> loss = torch.nn.functional.cross_entropy
     >>> gradients = PrivateGradients(model, loss, noise=1.0, expected=16, mode="functional")

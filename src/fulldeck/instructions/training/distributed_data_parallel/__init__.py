@@ -19,13 +19,14 @@ exchange of the gradients.
 Reference: Li et al. 2020, arXiv:2006.15704. The work is done by torch.nn.parallel.DistributedDataParallel.
 
 Example:
-    >>> import torch, torch.distributed as dist
+    >>> import gc, torch, torch.distributed as dist
     >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # torchrun has many
     >>> model = torch.nn.Linear(4, 2)
     >>> replicas = replicate(model, compression="bfloat16")
     >>> replicas(torch.ones(3, 4)).sum().backward()  # of your own loop, on this process's rows
     >>> model.weight.grad[0].tolist()  # the mean over the processes
     [3.0, 3.0, 3.0, 3.0]
+    >>> del replicas; _ = gc.collect()  # or it would be the last to hold the group, and wait for ever for its thread
     >>> dist.destroy_process_group()
 """
 
