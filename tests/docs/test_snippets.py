@@ -219,7 +219,7 @@ def check(command: list[str], where: str) -> None:
     """Of another program's command, check that what it names of fulldeck exists."""
     if re.match(r"[a-z_]+=", command[0]):  # a variable of the shell
         return
-    name, rest = Path(command[0]).name, command[1:]
+    name, rest = Path(command[0]).name or command[0], command[1:]
     if name == "make":
         targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
         assert {word for word in rest if "=" not in word} <= targets, where
