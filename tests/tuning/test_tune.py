@@ -154,7 +154,7 @@ def test_killed_and_gone_on_with(write: Callable[..., Path], tmp_path: Path) -> 
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 100
     while time.monotonic() < deadline and not (
-        out.is_dir() and list(out.glob("*-mine")) and lines(out, "finished")
+        list(out.glob("*-mine/study.jsonl")) and lines(out, "finished")
     ):
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
