@@ -30,7 +30,7 @@ from rounds import interleaved, median, ratio
 from torch import Tensor, nn
 
 from fulldeck.instructions.training.amp_optimizer import AmpOptimizer
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.loop import TrainingLoop
 
 BATCH, CLASSES, VOCABULARY, LENGTH = 16, 10, 30522, 128
 TIMED_STEPS, MEMORY_STEPS, PARITY_STEPS = 4, 3, 12

@@ -35,12 +35,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softmax
 
-from fulldeck.batch import Batch, Part
 from fulldeck.instruction import Instruction
 from fulldeck.instructions.data.auto_data_augmentation import AutoDataAugmentation, adversarial, augment
-from fulldeck.loader import ShuffledSampler
 from fulldeck.networks.residual_net import ResidualNet
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.batch import Batch, Part
+from fulldeck.training.loader import ShuffledSampler
+from fulldeck.training.loop import TrainingLoop
 
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 EPSILON = 4 / 255

@@ -33,10 +33,10 @@ from rounds import interleaved, median, ratio
 
 from fulldeck.data import Data
 from fulldeck.instructions.training.distributed_data_parallel import DistributedDataParallel
-from fulldeck.loader import BatchLoader, ShuffledSampler
-from fulldeck.splitting import with_default_split
-from fulldeck.step_clock import COMMUNICATION
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.pipeline.splitting import with_default_split
+from fulldeck.training.loader import BatchLoader, ShuffledSampler
+from fulldeck.training.loop import TrainingLoop
+from fulldeck.training.step_clock import COMMUNICATION
 from fulldeck.workload import encoded
 from fulldeck.workloads import make_workload
 

@@ -41,10 +41,10 @@ from fulldeck.instructions.inference.knowledge_distillation import KnowledgeDist
 from fulldeck.instructions.inference.onnx_export import export_onnx
 from fulldeck.instructions.inference.quantization_aware_training import QuantizationAwareTraining, convert
 from fulldeck.instructions.training.lr_scheduler import LrScheduler
-from fulldeck.loader import BatchLoader, ShuffledSampler
 from fulldeck.networks.mobile_net import MobileNet
 from fulldeck.networks.residual_net import ResidualNet
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.loader import BatchLoader, ShuffledSampler
+from fulldeck.training.loop import TrainingLoop
 from fulldeck.weights import save_weights
 
 TEACHER: list[nn.Module] = []

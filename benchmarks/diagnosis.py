@@ -23,7 +23,7 @@ from machine import describe, write_result
 from fulldeck.diagnosis.diagnose import diagnose
 from fulldeck.diagnosis.improvement import improve
 from fulldeck.evidence.measurement import budget_seconds
-from fulldeck.recipe import read_recipe
+from fulldeck.recipe.reader import read_recipe
 
 RECIPES = {
     "digits": "workload: digits\ntrain: {{epochs: 20, batch_size: 64}}\ninstructions: []\n",

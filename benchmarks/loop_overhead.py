@@ -34,7 +34,7 @@ from machine import describe, write_result
 from rounds import difference, interleaved, median, ratio
 from torch import Tensor, nn
 
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.loop import TrainingLoop
 
 FEW, MANY = 100, 600
 EVENTS = ("batch_start", "part_start", "after_forward", "after_backward", "before_step", "step_end")

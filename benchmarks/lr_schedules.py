@@ -36,7 +36,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fulldeck.instructions.training.lr_scheduler import LrScheduler
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.loop import TrainingLoop
 
 TARGET, BATCH, RATE, DECAY = 0.86, 128, 2e-3, 5e-2
 SHORTEST, LONGER, LONGEST = 60, 1.25, 1000

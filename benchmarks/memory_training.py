@@ -41,7 +41,7 @@ from fulldeck.instructions.training.gradient_checkpointing import GradientCheckp
 from fulldeck.instructions.training.lr_scheduler import LrScheduler
 from fulldeck.machine import recent_peak, reset_peak
 from fulldeck.memory import give_back, memory_in_use, spoken_bytes
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.loop import TrainingLoop
 
 CPU = torch.device("cpu")
 SIZES: dict[str, dict[str, int]] = {

@@ -21,8 +21,8 @@ from loop_overhead import EVENTS, Batches, Nothing, network
 from machine import describe, write_result
 from torch import nn
 
-import fulldeck.training_loop as loop_module
-from fulldeck.training_loop import TrainingLoop
+import fulldeck.training.loop as loop_module
+from fulldeck.training.loop import TrainingLoop
 
 STEPS, REPEATS = 200, 100_000
 GOAL_SHARE = 0.005

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fulldeck.loader import ShuffledSampler
 from fulldeck.networks.residual_net import ResidualNet
 from fulldeck.sources.channel_statistics import channel_statistics
+from fulldeck.training.loader import ShuffledSampler
 from fulldeck.workloads.images import Images
 
 FILES = {"fashion_mnist": "fashion_mnist.npz", "cifar10": "cifar10.parquet"}

@@ -35,8 +35,8 @@ from machine import RESULTS, describe
 from serving_models import MODELS
 
 from fulldeck.files import write_json
-from fulldeck.load_generator import http_request
 from fulldeck.package import Package
+from fulldeck.serving.load_generator import http_request
 
 HERE = Path(__file__).parent
 BUSY = "The machine was busy with other work (see load): figures are low and scatter; measure again on an idle one."
@@ -95,7 +95,7 @@ class Server:
 def load(
     server: Server, requests: list[bytes], *, rate: float | None, seconds: float, seed: int
 ) -> dict[str, Any]:
-    """One trial by `fulldeck.load_generator`."""
+    """One trial by `fulldeck.serving.load_generator`."""
     wish = {
         "port": server.port,
         "requests": [base64.b64encode(request).decode() for request in requests],
@@ -106,7 +106,7 @@ def load(
         "seed": seed,
     }
     done = subprocess.run(
-        [sys.executable, "-m", "fulldeck.load_generator"],
+        [sys.executable, "-m", "fulldeck.serving.load_generator"],
         input=json.dumps(wish),
         capture_output=True,
         text=True,

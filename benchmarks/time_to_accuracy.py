@@ -36,8 +36,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from fulldeck.recipe import read_recipe
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.recipe.reader import read_recipe
+from fulldeck.training.loop import TrainingLoop
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "fast_images.yaml"
 TASKS: dict[str, dict[str, Any]] = {

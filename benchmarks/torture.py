@@ -37,13 +37,14 @@ from typing import Any
 import torch
 from machine import describe, write_result
 
-from fulldeck import pipeline
-from fulldeck.checkpoint import encode
+from fulldeck.checkpoints.checkpoint import encode
 from fulldeck.errors import BadInput
 from fulldeck.files import write_json
 from fulldeck.instructions.training.fault_tolerant_checkpointing import load_newest
-from fulldeck.recipe import Recipe, read_recipe
-from fulldeck.watcher import Watcher
+from fulldeck.pipeline.run import run
+from fulldeck.recipe.reader import read_recipe
+from fulldeck.recipe.recipe import Recipe
+from fulldeck.watchers.watcher import Watcher
 
 RECIPE = """
 workload: breast_cancer
@@ -127,7 +128,7 @@ class Operations:
 def carry_out(recipe: Recipe, out: Path) -> None:
     """Go on with the run below `out`; begin one if there is none, as whoever restarts a job does."""
     resume = any(RUN.fullmatch(path.name) for path in out.iterdir()) if out.exists() else False
-    pipeline.run(recipe, out=out, resume=resume, watcher=Watcher())
+    run(recipe, out=out, resume=resume, watcher=Watcher())
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from torture import Seen, Tally, compare, forked, newest_step, state_values, tol
 from fulldeck.instructions.training.fault_tolerant_checkpointing import FaultTolerantCheckpointing
 from fulldeck.instructions.training.lr_scheduler import LrScheduler
 from fulldeck.instructions.training.weight_averaging import WeightAveraging
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.loop import TrainingLoop
 from fulldeck.weights import save_weights
 
 RANKS = 2

@@ -44,8 +44,8 @@ from serving_models import MODELS
 
 from fulldeck.errors import BadInput
 from fulldeck.files import write_json
-from fulldeck.load_generator import Connections, closed_loop, open_loop, summary
 from fulldeck.package import Package, seal
+from fulldeck.serving.load_generator import Connections, closed_loop, open_loop, summary
 from fulldeck.serving.process import inferences, port_of, server
 
 ADMIN = "torture"

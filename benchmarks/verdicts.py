@@ -29,7 +29,7 @@ from machine import describe, write_result
 import fulldeck as fd
 from fulldeck.evidence.verify import verify
 from fulldeck.files import write_json
-from fulldeck.watcher import Watcher
+from fulldeck.watchers.watcher import Watcher
 
 RECORDED = Path(__file__).parents[1] / "tests" / "evidence" / "step_times.json"
 STEPS = 600

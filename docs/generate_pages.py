@@ -24,7 +24,7 @@ import measurement_page  # noqa: E402
 import recipe_page  # noqa: E402
 
 from fulldeck.catalogue import built_in  # noqa: E402
-from fulldeck.hooks import EVENTS, PHASES  # noqa: E402
+from fulldeck.training.hooks import EVENTS, PHASES  # noqa: E402
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig

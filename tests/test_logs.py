@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from fulldeck import run_log
 from fulldeck.logs import collect, on_standard_error, tree
-from fulldeck.pipeline import run
+from fulldeck.pipeline.run import run
+from fulldeck.watchers import run_log
 
 Captured = pytest.CaptureFixture[str]
 QUICK: dict[str, Any] = {"epochs": 2, "threads": 1, "device": "cpu"}

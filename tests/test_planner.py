@@ -9,7 +9,7 @@ import pytest
 from fulldeck.errors import BadInput
 from fulldeck.instruction import Evidence, Instruction, Situation, instruction, param
 from fulldeck.planner import Plan, make_plan
-from fulldeck.recipe import Entry, Recipe
+from fulldeck.recipe.recipe import Entry, Recipe
 from fulldeck.workloads import make_workload
 
 HERE = Situation(kind="image", task="classification", device="cpu")

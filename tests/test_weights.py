@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import fulldeck as fd
-from fulldeck.checkpoint import load_checkpoint
+from fulldeck.checkpoints.checkpoint import load_checkpoint
 
 
 class Tied(nn.Module):

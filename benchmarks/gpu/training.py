@@ -50,7 +50,7 @@ from fulldeck.instructions.training.weight_averaging import WeightAveraging
 from fulldeck.machine import recent_peak, reset_peak
 from fulldeck.memory import give_back, is_out_of_memory, memory_in_use, spoken_bytes
 from fulldeck.networks import build
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.loop import TrainingLoop
 
 GOALS = {
     "precision": "bfloat16 at least 1.6 times as fast as TF32, at most 0.65 of its memory",

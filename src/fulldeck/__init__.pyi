@@ -108,16 +108,16 @@ from fulldeck.instructions.training.train_step_compilation import compile_model 
 from fulldeck.instructions.training.train_step_compilation import pad_to_multiple as pad_to_multiple
 from fulldeck.instructions.training.weight_averaging import WeightAveraging as WeightAveraging
 from fulldeck.instructions.training.weight_averaging import average_weights as average_weights
-from fulldeck.pipeline import plan as plan
-from fulldeck.pipeline import run as run
+from fulldeck.pipeline.run import plan as plan
+from fulldeck.pipeline.run import run as run
 from fulldeck.planner import Plan as Plan
-from fulldeck.progress import Progress as Progress
-from fulldeck.recipe import Recipe as Recipe
-from fulldeck.recipe import make_recipe as make_recipe
-from fulldeck.recipe import read_recipe as read_recipe
+from fulldeck.recipe.reader import read_recipe as read_recipe
+from fulldeck.recipe.recipe import Recipe as Recipe
+from fulldeck.recipe.recipe import make_recipe as make_recipe
 from fulldeck.service import Service as Service
-from fulldeck.training_loop import TrainingLoop as TrainingLoop
-from fulldeck.watcher import Watcher as Watcher
+from fulldeck.training.loop import TrainingLoop as TrainingLoop
+from fulldeck.watchers.progress import Progress as Progress
+from fulldeck.watchers.watcher import Watcher as Watcher
 from fulldeck.weights import save_weights as save_weights
 from fulldeck.workload import Workload as Workload
 

@@ -17,8 +17,8 @@ from fulldeck.onnx_file import model_files
 if TYPE_CHECKING:
     from torch import nn
 
-    from fulldeck.batch import Metric
     from fulldeck.data import Data, Examples
+    from fulldeck.training.batch import Metric
 
 Array = npt.NDArray[Any]
 

@@ -6,8 +6,8 @@ import os
 
 import torch
 
+from fulldeck.distributed.together import local
 from fulldeck.errors import BadInput
-from fulldeck.together import local
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -22,7 +22,7 @@ from fulldeck.engines import ENGINES, available
 from fulldeck.hardware import detect
 from fulldeck.installed import Need, missing_packages, needs, owner_of
 from fulldeck.machine import processor
-from fulldeck.recipe import read_recipe
+from fulldeck.recipe.reader import read_recipe
 
 CPU_FLAGS = {
     "avx2": "AVX2",

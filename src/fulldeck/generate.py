@@ -21,8 +21,8 @@ from fulldeck import NAMES
 from fulldeck.catalogue import FILE, REGENERATE, describe, parameters_of
 from fulldeck.files import write_text
 from fulldeck.instruction import Instruction
-from fulldeck.recipe import Goal, Train
-from fulldeck.schema import SCHEMA, schema_of
+from fulldeck.recipe.recipe import Goal, Train
+from fulldeck.recipe.schema import SCHEMA, schema_of
 from fulldeck.trackers import TRACKERS, tracker_class
 from fulldeck.workloads import WORKLOADS, workload_class
 

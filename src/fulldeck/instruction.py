@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from fulldeck.candidate import Candidate, Tolerance
     from fulldeck.data import Data
     from fulldeck.diagnosis.findings import Findings
+    from fulldeck.distributed.together import Together
     from fulldeck.evidence.outcome import Outcome
     from fulldeck.service import Service
-    from fulldeck.together import Together
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 __all__ = [
     "DOORS",

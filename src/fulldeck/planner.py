@@ -21,7 +21,7 @@ from typing import Any
 from fulldeck.declared import Refused
 from fulldeck.errors import BadInput
 from fulldeck.instruction import DOORS, Instruction, Situation, labels
-from fulldeck.recipe import Entry, Recipe
+from fulldeck.recipe.recipe import Entry, Recipe
 
 MODULE_CHANGES = frozenset({"weights", "graph", "modules", "dtype"})
 

@@ -26,7 +26,8 @@ from fulldeck.errors import BadInput
 from fulldeck.installed import owner_of
 from fulldeck.instruction import DOORS, TOUCHES, Instruction, Situation, snake_case
 from fulldeck.planner import make_plan
-from fulldeck.recipe import make_recipe, read_recipe
+from fulldeck.recipe.reader import read_recipe
+from fulldeck.recipe.recipe import make_recipe
 from fulldeck.workload import Workload
 from fulldeck.workloads import workload_class
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from fulldeck.data import Data
 from fulldeck.declared import Declared
 from fulldeck.encoders import Encoder
-from fulldeck.token_mean import IGNORED, TokenMean
+from fulldeck.training.token_mean import IGNORED, TokenMean
 
 if TYPE_CHECKING:
-    from fulldeck.batch import LossFunction, Metric
     from fulldeck.candidate import Candidate
+    from fulldeck.training.batch import LossFunction, Metric
 
 
 @dataclass(frozen=True)

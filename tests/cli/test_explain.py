@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from fulldeck.estimate import estimate
-from fulldeck.explanation import FILES
-from fulldeck.recipe import read_recipe
+from fulldeck.preview.estimate import estimate
+from fulldeck.preview.explanation import FILES
+from fulldeck.recipe.reader import read_recipe
 
 Cli = Callable[..., Any]
 

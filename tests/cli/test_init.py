@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fulldeck.schema import recipe_schema
+from fulldeck.recipe.schema import recipe_schema
 
 Cli = Callable[..., Any]
 

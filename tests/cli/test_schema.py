@@ -9,9 +9,9 @@ import jsonschema
 import pytest
 
 from fulldeck.catalogue import FILE, built_in
-from fulldeck.recipe import _Reader
-from fulldeck.schema import SCHEMA, recipe_schema, schema_of
-from fulldeck.shipped import SHIPPED
+from fulldeck.recipe.reader import _Reader
+from fulldeck.recipe.schema import SCHEMA, recipe_schema, schema_of
+from fulldeck.recipe.shipped import SHIPPED
 from fulldeck.yaml_file import parse_yaml, read_yaml
 
 Cli = Callable[..., Any]

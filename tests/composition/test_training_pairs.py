@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from fulldeck.instruction import Instruction, Situation
 from fulldeck.planner import make_plan
-from fulldeck.recipe import make_recipe
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.recipe.recipe import make_recipe
+from fulldeck.training.loop import TrainingLoop
 from tests.composition.tiny_training import ENTRIES, made, network, training, variants
 
 PAIRS = [

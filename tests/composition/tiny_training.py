@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fulldeck.batch import Part
 from fulldeck.catalogue import built_in
 from fulldeck.data import Data, Examples
 from fulldeck.encoders.tensor import TensorEncoder
 from fulldeck.instruction import Instruction
-from fulldeck.loader import BatchLoader, ShuffledSampler
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.batch import Part
+from fulldeck.training.loader import BatchLoader, ShuffledSampler
+from fulldeck.training.loop import TrainingLoop
 
 ENTRIES = {
     entry.name: entry for entry in built_in() if "attach" in entry.doors and entry.stage != "extensions"

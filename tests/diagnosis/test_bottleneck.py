@@ -7,7 +7,7 @@ import pytest
 from fulldeck.diagnosis.bottleneck import LIMITS, beside, bottleneck, split_by_bound
 from fulldeck.diagnosis.ceilings import Ceilings
 from fulldeck.diagnosis.findings import Bound, Findings, Memory, Operator, Pipeline
-from fulldeck.step_clock import PHASES
+from fulldeck.training.step_clock import PHASES
 
 MACHINE = Ceilings({"float32": 1e11}, 1e10, 1e-6)
 

@@ -13,7 +13,7 @@ from fulldeck.catalogue import catalogue
 from fulldeck.diagnosis.diagnose import diagnose
 from fulldeck.diagnosis.improvement import check_output, improve, recipe_with
 from fulldeck.errors import BadInput
-from fulldeck.recipe import read_recipe
+from fulldeck.recipe.reader import read_recipe
 
 RECIPE = """\
 # mine

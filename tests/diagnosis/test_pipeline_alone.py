@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fulldeck.diagnosis.pipeline_alone import measure_pipeline, padding
-from fulldeck.loader import IterableLoader
+from fulldeck.training.loader import IterableLoader
 
 
 @pytest.mark.parametrize(

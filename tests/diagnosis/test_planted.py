@@ -9,7 +9,7 @@ import pytest
 
 from fulldeck.diagnosis.diagnose import diagnose
 from fulldeck.errors import RunFailed
-from fulldeck.recipe import make_recipe
+from fulldeck.recipe.recipe import make_recipe
 from tests.diagnosis.planted_workloads import PLANTS, Planted
 
 

@@ -12,8 +12,8 @@ from fulldeck.diagnosis.bottleneck import bottleneck
 from fulldeck.diagnosis.ceilings import Ceilings
 from fulldeck.diagnosis.findings import Findings, Layer, Memory, Operator
 from fulldeck.instruction import Instruction
-from fulldeck.recipe import make_recipe
-from fulldeck.step_clock import PHASES
+from fulldeck.recipe.recipe import make_recipe
+from fulldeck.training.step_clock import PHASES
 
 PRODUCT = Operator("aten::mm", "forward", ((4, 4),), "float32", 1, 0.6, 1e9, 1e6, "compute", in_bfloat16=0.5)
 OTHER = Operator("aten::relu", "forward", ((4, 4),), "float32", 1, 0.4, 0.0, 1e6, "memory")

@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from fulldeck.pipeline import run
-from fulldeck.recipe import read_recipe
+from fulldeck.pipeline.run import run
+from fulldeck.recipe.reader import read_recipe
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

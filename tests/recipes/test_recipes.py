@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from fulldeck.pipeline import run
-from fulldeck.recipe import read_recipe
-from fulldeck.shipped import shipped_recipes
+from fulldeck.pipeline.run import run
+from fulldeck.recipe.reader import read_recipe
+from fulldeck.recipe.shipped import shipped_recipes
 
 RECIPES = shipped_recipes()
 QUICK = ["train.epochs=1", "train.threads=1", "train.device=cpu"]

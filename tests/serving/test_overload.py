@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fulldeck.load_generator import Connections, open_loop, summary
+from fulldeck.serving.load_generator import Connections, open_loop, summary
 
 from .packages import slow_package, sum_package
 from .servers import eventually, meanwhile, running

@@ -124,7 +124,7 @@ def test_a_package_that_does_not_answer_as_it_says_is_not_loaded(tmp_path: Path)
     import numpy as np
 
     from fulldeck.package import seal
-    from fulldeck.reference import write_reference
+    from fulldeck.package.reference import write_reference
 
     package = sum_package(tmp_path / "package")
     rows = {"input": np.array([[1, 2, 3], [4, 5, 6]], np.float32)}

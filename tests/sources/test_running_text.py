@@ -5,7 +5,7 @@ from fulldeck.encoders.tokens import TokenEncoder
 from fulldeck.errors import BadInput
 from fulldeck.sources.running_text import hold_out, read_running_text
 from fulldeck.sources.token_blocks import blocks, masked_blocks, token_data
-from fulldeck.token_mean import IGNORED
+from fulldeck.training.token_mean import IGNORED
 from tests.encoders.test_tokens import masked
 
 

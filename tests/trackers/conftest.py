@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from fulldeck.pipeline import run
-from fulldeck.watcher import Watcher
+from fulldeck.pipeline.run import run
+from fulldeck.watchers.watcher import Watcher
 
 
 class Interrupts(Watcher):

@@ -7,7 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from fulldeck.tracking import Tracking
+from fulldeck.watchers.tracking import Tracking
 
 
 def events(folder: Path) -> EventAccumulator:

@@ -11,7 +11,7 @@ import pytest
 from wandb.proto.wandb_internal_pb2 import Record
 
 from fulldeck.errors import BadInput
-from fulldeck.pipeline import run
+from fulldeck.pipeline.run import run
 
 
 def records(file: Path) -> Iterator[Record]:

@@ -3,7 +3,7 @@
 import pytest
 
 from fulldeck.errors import BadInput
-from fulldeck.recipe import Goal
+from fulldeck.recipe.recipe import Goal
 from fulldeck.tuning.goal import Aim, aim, parse_condition, parse_objective
 
 BASE = {"accuracy": 0.9, "latency_p99_ms": 4.0, "artifact_bytes": 1000.0}

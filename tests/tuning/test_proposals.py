@@ -1,7 +1,8 @@
 """What the sampler proposes: new, possible, and learnt from what was tried."""
 
-from fulldeck.pipeline import situation
-from fulldeck.recipe import Recipe, read_recipe
+from fulldeck.pipeline.run import situation
+from fulldeck.recipe.reader import read_recipe
+from fulldeck.recipe.recipe import Recipe
 from fulldeck.tuning.course import Course
 from fulldeck.tuning.goal import Aim, aim
 from fulldeck.tuning.history import History

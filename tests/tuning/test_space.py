@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from fulldeck.errors import BadInput
-from fulldeck.pipeline import situation
-from fulldeck.recipe import read_recipe
+from fulldeck.pipeline.run import situation
+from fulldeck.recipe.reader import read_recipe
 from fulldeck.tuning.space import Space, search_space
 
 

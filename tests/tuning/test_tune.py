@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fulldeck.errors import BadInput, RunFailed
-from fulldeck.recipe import read_recipe
+from fulldeck.recipe.reader import read_recipe
 from fulldeck.tuning.tune import tune
 
 RATES = "search: {train.learning_rate: {low: 1.0e-5, high: 1.0e-1, log: true}, train.batch_size: [32, 64]}\n"

@@ -1,9 +1,9 @@
 import numpy as np
 import torch
 
-from fulldeck.loader import BatchLoader, ShuffledSampler
 from fulldeck.networks import describe
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.loader import BatchLoader, ShuffledSampler
+from fulldeck.training.loop import TrainingLoop
 from fulldeck.workload import encoded
 from fulldeck.workloads import make_workload
 

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from fulldeck.data import Examples
-from fulldeck.loader import BatchLoader, ShuffledSampler
 from fulldeck.networks import describe
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.loader import BatchLoader, ShuffledSampler
+from fulldeck.training.loop import TrainingLoop
 from fulldeck.workload import encoded
 from fulldeck.workloads import make_workload
 

@@ -8,8 +8,9 @@ import torch
 from fulldeck.candidate import Candidate
 from fulldeck.errors import BadInput
 from fulldeck.instructions.inference.onnx_export import export_onnx
-from fulldeck.pipeline import run
-from fulldeck.recipe import make_recipe, read_recipe
+from fulldeck.pipeline.run import run
+from fulldeck.recipe.reader import read_recipe
+from fulldeck.recipe.recipe import make_recipe
 from fulldeck.workload import encoded
 from fulldeck.workloads import make_workload
 

@@ -8,8 +8,8 @@ import torch
 from fulldeck.candidate import Candidate
 from fulldeck.errors import BadInput
 from fulldeck.instructions.data.leakage_safe_splitting import LeakageSafeSplitting
-from fulldeck.pipeline import run
-from fulldeck.recipe import read_recipe
+from fulldeck.pipeline.run import run
+from fulldeck.recipe.reader import read_recipe
 from fulldeck.workloads import make_workload
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "far", "from", "home"]

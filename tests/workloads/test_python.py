@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fulldeck.errors import BadInput
-from fulldeck.recipe import read_recipe
+from fulldeck.recipe.reader import read_recipe
 from fulldeck.workload import encoded
 from fulldeck.workloads import make_workload
 

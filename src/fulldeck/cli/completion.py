@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fulldeck.catalogue import catalogue
-from fulldeck.shipped import shipped_recipes
+from fulldeck.recipe.shipped import shipped_recipes
 
 MARKS = ("result.json", "recipe.yaml", "manifest.json")
 """One of these files makes a folder a run or a package."""

@@ -115,7 +115,7 @@ def _training(
 ) -> dict[str, Any]:
     from fulldeck.diagnosis.diagnose import diagnose
     from fulldeck.diagnosis.improvement import check_output, improve
-    from fulldeck.recipe import find_recipe, read_recipe
+    from fulldeck.recipe.reader import find_recipe, read_recipe
 
     source = find_recipe(recipe)
     read = read_recipe(source, settings)

@@ -12,8 +12,8 @@ from fulldeck.cli.run import Recipe, Settings
 from fulldeck.figures import duration, milliseconds, size
 
 if TYPE_CHECKING:
-    from fulldeck.explanation import Explanation
     from fulldeck.planner import Step
+    from fulldeck.preview.explanation import Explanation
 
 EXAMPLE = "fulldeck explain digits"
 
@@ -32,11 +32,11 @@ def command(
     a few real steps: the data are read, the model is built, some steps are timed and multiplied. Nothing
     is kept.
     """
-    from fulldeck.estimate import estimate
-    from fulldeck.explanation import Explanation
-    from fulldeck.pipeline import situation
+    from fulldeck.pipeline.run import situation
     from fulldeck.planner import make_plan
-    from fulldeck.recipe import read_recipe
+    from fulldeck.preview.estimate import estimate
+    from fulldeck.preview.explanation import Explanation
+    from fulldeck.recipe.reader import read_recipe
 
     checked = read_recipe(recipe, settings)
     plan = make_plan(checked, situation(checked))

@@ -12,8 +12,8 @@ from fulldeck.cli.output import Json, write_json, write_text
 from fulldeck.errors import BadInput
 
 if TYPE_CHECKING:
-    from fulldeck.first_recipe import FirstRecipe
-    from fulldeck.inspection import Inspection
+    from fulldeck.preview.first_recipe import FirstRecipe
+    from fulldeck.preview.inspection import Inspection
 
 EXAMPLE = "fulldeck init --data photos/ --goal small --yes"
 
@@ -85,10 +85,10 @@ def command(
             raise BadInput("--yes takes what is inferred, but not the data; give --data PATH")
         data = str(typer.prompt("Data (a folder, a file, or digits)"))
 
-    from fulldeck.first_recipe import write_first_recipe
-    from fulldeck.inspection import inspect_data
     from fulldeck.instruction import GOALS
-    from fulldeck.schema import SCHEMA
+    from fulldeck.preview.first_recipe import write_first_recipe
+    from fulldeck.preview.inspection import inspect_data
+    from fulldeck.recipe.schema import SCHEMA
 
     seen = inspect_data(data, task, target, model)
     if ask:
@@ -131,7 +131,7 @@ def _say(seen: Inspection) -> None:
 
 def _asked(seen: Inspection, data: str, task: Any, target: str | None) -> Inspection:
     """`seen`, or what is seen after the user chose another task or target."""
-    from fulldeck.inspection import inspect_data
+    from fulldeck.preview.inspection import inspect_data
 
     if "path" not in seen.settings or Path(data).is_dir():
         return seen
@@ -177,7 +177,7 @@ def _choose(what: str, choices: Any, default: str) -> Any:
 def _write(out: Path, text: str, schema: Path) -> None:
     from fulldeck.files import write_json as write_file
     from fulldeck.files import write_text as write_file_text
-    from fulldeck.schema import recipe_schema
+    from fulldeck.recipe.schema import recipe_schema
 
     write_file(schema, recipe_schema())
     write_file_text(out, text)

@@ -29,10 +29,10 @@ def processes(recipe: str, settings: list[str], wanted: int | None) -> tuple[int
     nothing of several processes is distributed. Raises BadInput as reading the recipe does, and in a process that
     another launcher has started already.
     """
-    from fulldeck.pipeline import situation, together
+    from fulldeck.distributed.together import launched
+    from fulldeck.pipeline.run import situation, together
     from fulldeck.planner import make_plan
-    from fulldeck.recipe import read_recipe
-    from fulldeck.together import launched
+    from fulldeck.recipe.reader import read_recipe
 
     _, there = launched()
     if there > 1:

@@ -11,7 +11,7 @@ from fulldeck.cli.run import Recipe, Settings
 
 if TYPE_CHECKING:
     from fulldeck.planner import Plan
-    from fulldeck.recipe import Recipe as Checked
+    from fulldeck.recipe.recipe import Recipe as Checked
 
 EXAMPLE = "fulldeck plan digits --set instructions.lr_scheduler.optional=true"
 
@@ -40,9 +40,9 @@ def command(
     named at once, with file and line. Nothing is read but the recipe; for a machine that it names, the
     data are read too, and two steps are trained here to count their memory.
     """
-    from fulldeck.pipeline import situation
+    from fulldeck.pipeline.run import situation
     from fulldeck.planner import make_plan
-    from fulldeck.recipe import read_recipe
+    from fulldeck.recipe.reader import read_recipe
 
     named = [] if hardware is None else [f"hardware={hardware}"]
     checked = read_recipe(recipe, [*settings, *named])
@@ -72,9 +72,9 @@ def command(
 def _elsewhere(recipe: str, settings: list[str], there: Checked) -> tuple[Plan, dict[str, Any]]:
     """The plan for the machine of a profile, what the profile gave to it, and whether the training fits."""
     from fulldeck.instruction import Situation
-    from fulldeck.memory_need import memory_need
     from fulldeck.planner import make_plan
-    from fulldeck.recipe import read_recipe
+    from fulldeck.preview.memory_need import memory_need
+    from fulldeck.recipe.reader import read_recipe
 
     profile = there.profile
     assert profile is not None
@@ -104,7 +104,7 @@ def _elsewhere(recipe: str, settings: list[str], there: Checked) -> tuple[Plan, 
 
 def _write_elsewhere(found: dict[str, Any]) -> None:
     from fulldeck.figures import size
-    from fulldeck.memory_need import MEANING
+    from fulldeck.preview.memory_need import MEANING
 
     typer.echo(f"\nFor {found['title']}")
     taken = ", ".join(f"{name}: {value}" for name, value in found["taken"].items())

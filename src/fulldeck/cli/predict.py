@@ -59,9 +59,9 @@ def command(
     from functools import partial
 
     from fulldeck.encoders.tokens import TokenEncoder
-    from fulldeck.generation import fill_in, generate
     from fulldeck.package import Package
     from fulldeck.serving.predict import describe, remarks, unwrap
+    from fulldeck.text_generation import fill_in, generate
 
     package = Package.open(package_folder(target))
     package.model(engine)

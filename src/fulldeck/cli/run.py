@@ -59,8 +59,8 @@ def command(
     With --quiet one line is written at the end: the run's folder and its metrics.
     """
     from fulldeck.cli.launching import launch, processes
-    from fulldeck.pipeline import run
-    from fulldeck.progress import LastingConsole, Progress
+    from fulldeck.pipeline.run import run
+    from fulldeck.watchers.progress import LastingConsole, Progress
 
     if launched() is None:
         number, settings = processes(recipe, settings, nproc)

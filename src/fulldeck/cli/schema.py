@@ -24,7 +24,7 @@ def command(
 
     # yaml-language-server: $schema=fulldeck.schema.json
     """
-    from fulldeck.schema import recipe_schema
+    from fulldeck.recipe.schema import recipe_schema
 
     schema = recipe_schema()
     if out is None:

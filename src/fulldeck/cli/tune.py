@@ -56,7 +56,7 @@ def command(
     """
     from fulldeck.cli.telling import telling
     from fulldeck.evidence.measurement import budget_seconds
-    from fulldeck.recipe import read_recipe
+    from fulldeck.recipe.reader import read_recipe
     from fulldeck.tuning.tune import nearest, tune
 
     seconds = budget_seconds(budget)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from fulldeck.batch import Metric
 from fulldeck.candidate import Tolerance
 from fulldeck.compilation.forms import Form
 from fulldeck.data import Array, Examples
@@ -19,9 +18,10 @@ from fulldeck.engines.choice import Timed, milliseconds
 from fulldeck.engines.pytorch import PyTorchEngine, in_precision
 from fulldeck.engines.source import Settings, Source
 from fulldeck.errors import BadInput
-from fulldeck.gate import Measured, breaches, scores
 from fulldeck.networks import describe
 from fulldeck.parity import parity
+from fulldeck.pipeline.gate import Measured, breaches, scores
+from fulldeck.training.batch import Metric
 
 ROWS_AT_ONCE = 32
 PARITY_SECONDS = 20.0

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fulldeck.calibration import calibration_rows
 from fulldeck.candidate import Artifact, Candidate
 from fulldeck.catalogue import Entry, catalogue
 from fulldeck.data import Array
@@ -16,6 +15,7 @@ from fulldeck.engines.shapes import Shapes
 from fulldeck.errors import BadInput
 from fulldeck.instruction import Instruction
 from fulldeck.onnx_file import model_files
+from fulldeck.quantization.calibration import calibration_rows
 from fulldeck.run_folder import RESULT
 
 COMMAND = "compile"

@@ -9,9 +9,9 @@ from fulldeck.catalogue import catalogue
 from fulldeck.diagnosis.findings import Findings
 from fulldeck.errors import BadInput
 from fulldeck.instruction import Instruction, Prediction
-from fulldeck.pipeline import situation
+from fulldeck.pipeline.run import situation
 from fulldeck.planner import make_plan
-from fulldeck.recipe import Entry, Recipe
+from fulldeck.recipe.recipe import Entry, Recipe
 
 
 def advise(findings: Findings, recipe: Recipe, limit: str) -> list[dict[str, Any]]:

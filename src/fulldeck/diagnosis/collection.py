@@ -25,14 +25,14 @@ from fulldeck.diagnosis.operators import RANGE, Recorder, timed_operators
 from fulldeck.diagnosis.pipeline_alone import measure_pipeline
 from fulldeck.diagnosis.work import WorkCounter, tried_in_bfloat16
 from fulldeck.errors import BadInput, RunFailed
-from fulldeck.pipeline import run
-from fulldeck.step_clock import BACKWARD, PHASES
-from fulldeck.watcher import Watcher
+from fulldeck.pipeline.run import run
+from fulldeck.training.step_clock import BACKWARD, PHASES
+from fulldeck.watchers.watcher import Watcher
 
 if TYPE_CHECKING:
-    from fulldeck.batch import Batch, Part
-    from fulldeck.recipe import Recipe
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.recipe.recipe import Recipe
+    from fulldeck.training.batch import Batch, Part
+    from fulldeck.training.loop import TrainingLoop
 
 WARM_UP, TIMED = 3, 25
 """Steps that are not counted (caches fill, kernels are chosen), and at least so many that the clocks run over."""

@@ -68,7 +68,7 @@ from fulldeck.diagnosis.findings import RARE, Findings
 from fulldeck.errors import BadInput
 from fulldeck.files import write_json
 from fulldeck.machine import describe_machine
-from fulldeck.recipe import Recipe
+from fulldeck.recipe.recipe import Recipe
 
 SCHEMA = 1
 FILE = "diagnosis.json"

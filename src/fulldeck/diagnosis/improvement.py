@@ -28,7 +28,7 @@ from fulldeck.evidence.measurement import (
 from fulldeck.evidence.statistics import MARGIN, Verdict, judge, noisy
 from fulldeck.evidence.verify import verify
 from fulldeck.files import write_text
-from fulldeck.recipe import PATHS, Recipe
+from fulldeck.recipe.recipe import PATHS, Recipe
 
 OF_TRAINING = frozenset({"step_time", "peak_memory", "steps_to_target"})
 """Predicted figures that are verified; the others need a finished model."""

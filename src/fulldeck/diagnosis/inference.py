@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fulldeck.batch import Tensors, call
 from fulldeck.candidate import Candidate
 from fulldeck.chains import fusible_chains
 from fulldeck.diagnosis.bottleneck import split_by_bound
@@ -25,12 +24,15 @@ from fulldeck.diagnosis.precision import TOLERATED, precision_of_layers
 from fulldeck.diagnosis.work import WorkCounter
 from fulldeck.engines import available
 from fulldeck.errors import BadInput
-from fulldeck.loader import as_tensors
-from fulldeck.pipeline import Execution, situation
+from fulldeck.pipeline.execution import Execution
+from fulldeck.pipeline.run import situation
 from fulldeck.planner import make_plan
-from fulldeck.recipe import Recipe, read_recipe
+from fulldeck.recipe.reader import read_recipe
+from fulldeck.recipe.recipe import Recipe
 from fulldeck.run_folder import RECIPE, RESULT, RunFolder
-from fulldeck.watcher import Watcher
+from fulldeck.training.batch import Tensors, call
+from fulldeck.training.loader import as_tensors
+from fulldeck.watchers.watcher import Watcher
 
 BATCHES = (1, 32)
 TIMED, SECONDS = 30, 2.0

@@ -14,8 +14,8 @@ from fulldeck.machine import peak_memory
 from fulldeck.memory import memory_limit
 
 if TYPE_CHECKING:
-    from fulldeck.batch import Batch
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.batch import Batch
+    from fulldeck.training.loop import TrainingLoop
 
 
 class SavedForBackward:

@@ -9,10 +9,10 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from fulldeck.batch import Tensors
 from fulldeck.data import Data
 from fulldeck.diagnosis.findings import Pipeline
-from fulldeck.loader import Loader
+from fulldeck.training.batch import Tensors
+from fulldeck.training.loader import Loader
 
 MOST_BATCHES, SECONDS = 100, 1.0
 PADDING = 0

@@ -33,12 +33,12 @@ from fulldeck.errors import BadInput, RunFailed
 from fulldeck.evidence.outcome import Outcome, carry_out, proof
 from fulldeck.evidence.peers import peer
 from fulldeck.machine import peak_memory
-from fulldeck.recipe import read_recipe
-from fulldeck.watcher import Watcher
+from fulldeck.recipe.reader import read_recipe
+from fulldeck.watchers.watcher import Watcher
 
 if TYPE_CHECKING:
-    from fulldeck.batch import Batch
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.batch import Batch
+    from fulldeck.training.loop import TrainingLoop
 
 WARM_UP = 3
 """Steps of each training that are not timed: the first ones allocate."""

@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 
 from fulldeck.errors import RunFailed
 from fulldeck.files import write_text
-from fulldeck.recipe import Recipe
+from fulldeck.recipe.recipe import Recipe
 
 LAST_LINES = 3
 """Of an arm's log, quoted where it fails."""

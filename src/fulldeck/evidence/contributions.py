@@ -22,9 +22,10 @@ from fulldeck.evidence.statistics import MARGIN, Direction, Interval, judge, mea
 from fulldeck.evidence.verify import QUICK_SEEDS, SCHEMA
 from fulldeck.figures import lower_is_better
 from fulldeck.machine import describe_machine, revision
-from fulldeck.pipeline import situation
+from fulldeck.pipeline.run import situation
 from fulldeck.planner import Step, make_plan
-from fulldeck.recipe import Recipe, read_recipe
+from fulldeck.recipe.reader import read_recipe
+from fulldeck.recipe.recipe import Recipe
 
 WHOLE = "whole"
 FIGURES = ("step_time_ms", "artifact_bytes")

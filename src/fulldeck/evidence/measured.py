@@ -30,7 +30,7 @@ from fulldeck.evidence.statistics import (
     noisy,
     rounds_to_decide,
 )
-from fulldeck.recipe import Recipe
+from fulldeck.recipe.recipe import Recipe
 
 MARGIN_OF_DIFFERENCE = 0.005
 """Half a point of accuracy makes no difference."""

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from fulldeck.errors import BadInput
 from fulldeck.evidence.arms import Arm, OutOfTime
 from fulldeck.evidence.statistics import LOOKS, Interval, Verdict, median_interval, spent
-from fulldeck.recipe import Recipe
+from fulldeck.recipe.recipe import Recipe
 
 BASELINE, CONTROL, TREATMENT = "baseline", "control", "treatment"
 ROUND_SECONDS = 0.1

@@ -14,14 +14,15 @@ import numpy as np
 
 from fulldeck.candidate import Candidate
 from fulldeck.data import Data
-from fulldeck.gate import size_in_bytes
 from fulldeck.instruction import Instruction
-from fulldeck.pipeline import Execution, situation
+from fulldeck.pipeline.execution import Execution
+from fulldeck.pipeline.gate import size_in_bytes
+from fulldeck.pipeline.run import situation
 from fulldeck.planner import make_plan
-from fulldeck.recipe import Recipe
+from fulldeck.recipe.recipe import Recipe
 from fulldeck.run_folder import METRICS, RunFolder
 from fulldeck.service import Service
-from fulldeck.watcher import Watcher
+from fulldeck.watchers.watcher import Watcher
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,10 @@ from fulldeck.evidence.peers import peer
 from fulldeck.evidence.statistics import LOOKS
 from fulldeck.instruction import Instruction
 from fulldeck.machine import describe_machine, revision
-from fulldeck.pipeline import situation
+from fulldeck.pipeline.run import situation
 from fulldeck.planner import make_plan
-from fulldeck.recipe import Entry, Recipe, make_recipe, read_recipe
+from fulldeck.recipe.reader import read_recipe
+from fulldeck.recipe.recipe import Entry, Recipe, make_recipe
 
 SCHEMA = 1
 QUICK_SEEDS = 3

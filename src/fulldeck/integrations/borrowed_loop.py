@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from fulldeck.batch import Batch, Part
 from fulldeck.errors import BadInput
-from fulldeck.hooks import Hooks
 from fulldeck.instruction import Instruction, check_attachable, labels
 from fulldeck.memory import keep_freed_memory
+from fulldeck.training.batch import Batch, Part
+from fulldeck.training.hooks import Hooks
 
 OWN = {
     "gradients": "computes the gradients itself",

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fulldeck.batch import Batch
 from fulldeck.errors import BadInput, extra
 from fulldeck.instruction import Instruction, check_attachable
 from fulldeck.integrations.borrowed_loop import BorrowedLoop, as_pair, as_validation, no_batch
+from fulldeck.training.batch import Batch
 
 extra("lightning.pytorch", "lightning")
 

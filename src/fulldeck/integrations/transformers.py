@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fulldeck.batch import Batch
-from fulldeck.checkpoint import load_checkpoint, save_checkpoint
+from fulldeck.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from fulldeck.errors import BadInput, extra
 from fulldeck.instruction import Instruction, check_attachable
 from fulldeck.integrations.borrowed_loop import BorrowedLoop, as_pair, as_validation, no_batch
+from fulldeck.training.batch import Batch
 
 extra("transformers", "huggingface")
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from fulldeck.batch import Tensors
 from fulldeck.errors import CannotAct
+from fulldeck.training.batch import Tensors
 
 
 def capture(model: nn.Module, inputs: Tensors) -> GraphModule:

@@ -9,11 +9,11 @@ import numpy as np
 from fulldeck.declared import Declared
 from fulldeck.encoders.tokens import TokenEncoder
 from fulldeck.errors import BadInput
-from fulldeck.generation import draw, filled, likeliest, places
 from fulldeck.param import param
 from fulldeck.serving.http import Refusal, Request
 from fulldeck.serving.protocol import finite, parse_json
 from fulldeck.serving.queue import JobQueue
+from fulldeck.text_generation import draw, filled, likeliest, places
 
 
 class Prompt(Declared):

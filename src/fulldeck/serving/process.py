@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from fulldeck.data import Array
 from fulldeck.errors import RunFailed
-from fulldeck.load_generator import Connections, closed_loop, http_request, summary
 from fulldeck.package import Package
+from fulldeck.serving.load_generator import Connections, closed_loop, http_request, summary
 from fulldeck.serving.protocol import NAMES, to_json
 
 START_SECONDS = 60

@@ -9,8 +9,8 @@ from time import monotonic
 from fulldeck.errors import BadInput, RunFailed
 from fulldeck.logs import tree
 from fulldeck.package import Package
+from fulldeck.package.reference import read_reference
 from fulldeck.parity import agreement
-from fulldeck.reference import read_reference
 from fulldeck.serving.http import Refusal
 from fulldeck.serving.version import Version
 

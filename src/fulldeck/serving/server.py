@@ -18,6 +18,7 @@ import uvloop
 from fulldeck.errors import BadInput
 from fulldeck.monitoring.scaling import CARRIED, Scaling
 from fulldeck.package import Package
+from fulldeck.package.signing import verify_signature
 from fulldeck.service import Serving
 from fulldeck.serving.app import App
 from fulldeck.serving.http import HttpServer
@@ -27,7 +28,6 @@ from fulldeck.serving.served import Served
 from fulldeck.serving.showing import show
 from fulldeck.serving.version import Version
 from fulldeck.serving.watching import traffic, watch
-from fulldeck.signing import verify_signature
 
 TOKEN = "FULLDECK_TOKEN"
 """Environment variable with the token that clients must send; mandatory off loopback."""

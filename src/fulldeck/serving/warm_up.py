@@ -12,7 +12,7 @@ import numpy as np
 from fulldeck.engines import Engine
 from fulldeck.errors import BadInput
 from fulldeck.package import Package, PackagedModel
-from fulldeck.reference import differs, read_reference
+from fulldeck.package.reference import differs, read_reference
 from fulldeck.serving.protocol import DATATYPES
 from fulldeck.serving.wire import Tensors
 

@@ -11,7 +11,7 @@ from fulldeck.data import Data, Examples
 from fulldeck.encoders.tokens import TokenEncoder
 from fulldeck.errors import BadInput
 from fulldeck.sources.running_text import Parts
-from fulldeck.token_mean import IGNORED
+from fulldeck.training.token_mean import IGNORED
 
 Ids = npt.NDArray[np.int64]
 MASKED, AS_MASK, AS_OTHER = 0.15, 0.8, 0.1

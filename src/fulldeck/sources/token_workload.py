@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from fulldeck.data import Data
 from fulldeck.encoders.tokens import TokenEncoder
-from fulldeck.generation import fill_in, generate
 from fulldeck.networks.gpt import Gpt
 from fulldeck.param import param
 from fulldeck.sources.running_text import Parts, hold_out
 from fulldeck.sources.token_blocks import token_data, tokens_per_byte
-from fulldeck.token_mean import TokenMean
+from fulldeck.text_generation import fill_in, generate
+from fulldeck.training.token_mean import TokenMean
 from fulldeck.workload import TrainingDefaults, Workload, surprise
 
 if TYPE_CHECKING:
-    from fulldeck.batch import Metric
     from fulldeck.candidate import Candidate
+    from fulldeck.training.batch import Metric
 
 SAMPLES, SAMPLE_TOKENS = 3, 120
 """Sample texts, and tokens that each may have."""

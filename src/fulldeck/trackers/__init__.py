@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fulldeck.errors import BadInput, closest
-from fulldeck.tracker import Tracker
+from fulldeck.trackers.tracker import Tracker
 
 TRACKERS = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 """The names in a recipe: each is a module in this package, whose class has the same name in CamelCase."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fulldeck.param import param
-from fulldeck.tracker import Parameters, Point, TrackedRun, Tracker
+from fulldeck.trackers.tracker import Parameters, Point, TrackedRun, Tracker
 
 METRICS, PARAMS, LETTERS = 1000, 100, 6000
 """Metrics and parameters in one request, and letters of a parameter: the most that MLflow takes."""

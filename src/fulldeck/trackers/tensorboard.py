@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fulldeck.param import param
-from fulldeck.tracker import Parameters, Point, TrackedRun, Tracker
+from fulldeck.trackers.tracker import Parameters, Point, TrackedRun, Tracker
 
 
 class Tensorboard(Tracker):

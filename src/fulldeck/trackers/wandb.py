@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from fulldeck.errors import BadInput
 from fulldeck.param import param
-from fulldeck.tracker import Parameters, Point, TrackedRun, Tracker
+from fulldeck.trackers.tracker import Parameters, Point, TrackedRun, Tracker
 
 FLUSH_SECONDS = 0.5
 """What kill -9 may lose of the newest figures; wandb's own choice is 15."""

@@ -14,7 +14,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from fulldeck.figures import figure
-from fulldeck.recipe import PATHS
+from fulldeck.recipe.recipe import PATHS
 from fulldeck.tuning.goal import Aim
 from fulldeck.tuning.history import Trial
 from fulldeck.tuning.space import TRAIN, Space

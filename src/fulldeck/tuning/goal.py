@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fulldeck.errors import BadInput, closest
-from fulldeck.recipe import Goal
+from fulldeck.recipe.recipe import Goal
 
 BASELINE = "baseline"
 REHEARSED = ("latency_p50_ms", "latency_p99_ms", "server_memory_bytes")

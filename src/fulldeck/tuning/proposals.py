@@ -94,7 +94,7 @@ class Proposals:
         return None
 
     def _check(self, values: Values) -> None:
-        from fulldeck.pipeline import situation
+        from fulldeck.pipeline.run import situation
         from fulldeck.planner import make_plan
 
         recipe = self.space.build(values)

@@ -17,9 +17,9 @@ from fulldeck.device import cpu_threads
 from fulldeck.errors import RunFailed
 from fulldeck.figures import duration, figure
 from fulldeck.files import write_text
-from fulldeck.pipeline import situation
+from fulldeck.pipeline.run import situation
 from fulldeck.planner import Plan, make_plan
-from fulldeck.recipe import Recipe
+from fulldeck.recipe.recipe import Recipe
 from fulldeck.tuning.course import Course
 from fulldeck.tuning.goal import REHEARSED, TIMES, TRAINED, Aim
 from fulldeck.tuning.halving import rungs

@@ -23,7 +23,7 @@ from fulldeck.errors import BadInput, closest
 from fulldeck.installed import missing_packages, owner_of
 from fulldeck.instruction import GOALS, Situation
 from fulldeck.planner import make_plan
-from fulldeck.recipe import Entry, Recipe, Train
+from fulldeck.recipe.recipe import Entry, Recipe, Train
 from fulldeck.tuning.trained import UNTIL_TRAINED
 
 TRAIN = "train"

@@ -24,19 +24,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fulldeck.checkpoint import Checkpoints
+from fulldeck.checkpoints.checkpoint import Checkpoints
 from fulldeck.errors import BadInput, RunFailed
 from fulldeck.files import tidy
 from fulldeck.machine import peak_memory
-from fulldeck.pipeline import Execution, situation
+from fulldeck.pipeline.execution import Execution
+from fulldeck.pipeline.run import situation
 from fulldeck.planner import make_plan
-from fulldeck.recipe import read_recipe
+from fulldeck.recipe.reader import read_recipe
 from fulldeck.run_folder import RunFolder
 from fulldeck.tuning.trained import Spent, Trained
-from fulldeck.watcher import Watcher
+from fulldeck.watchers.watcher import Watcher
 
 if TYPE_CHECKING:
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 VALIDATION = "validation_"
 SPENT = ("train_seconds", "training_peak_bytes")

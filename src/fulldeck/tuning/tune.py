@@ -33,9 +33,10 @@ from fulldeck.evidence.statistics import Interval
 from fulldeck.figures import duration, figure
 from fulldeck.files import write_json, write_text
 from fulldeck.machine import describe_machine
-from fulldeck.pipeline import situation
+from fulldeck.pipeline.run import situation
 from fulldeck.planner import make_plan
-from fulldeck.recipe import Goal, Recipe, read_recipe
+from fulldeck.recipe.reader import read_recipe
+from fulldeck.recipe.recipe import Goal, Recipe
 from fulldeck.run_folder import RESULT
 from fulldeck.tuning.best_recipe import best_recipe
 from fulldeck.tuning.finals import Finalist, choose, finalist, pareto, plan_of

@@ -24,8 +24,8 @@ from fulldeck.workload import TrainingDefaults, Workload
 from fulldeck.workloads.text import Text
 
 if TYPE_CHECKING:
-    from fulldeck.batch import Metric
     from fulldeck.candidate import Candidate
+    from fulldeck.training.batch import Metric
 
 LONGEST = 128
 """Tokens of a text or block, unless the recipe says otherwise or the model takes fewer."""

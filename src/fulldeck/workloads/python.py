@@ -19,8 +19,8 @@ from fulldeck.param import param
 from fulldeck.workload import Workload
 
 if TYPE_CHECKING:
-    from fulldeck.batch import LossFunction, Metric
     from fulldeck.sources.factory import Brought
+    from fulldeck.training.batch import LossFunction, Metric
 
 
 class Python(Workload):

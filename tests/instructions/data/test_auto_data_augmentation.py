@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fulldeck.batch import Batch, Part
+from fulldeck.distributed.ranks import Ranks
 from fulldeck.errors import BadInput, CannotAct
 from fulldeck.instruction import Situation
 from fulldeck.instructions.data.auto_data_augmentation import (
@@ -21,8 +21,8 @@ from fulldeck.instructions.data.auto_data_augmentation import (
 )
 from fulldeck.instructions.data.auto_data_augmentation.operations import OPERATIONS, apply_operations
 from fulldeck.instructions.data.auto_data_augmentation.strength import FoundMagnitude
-from fulldeck.ranks import Ranks
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.batch import Batch, Part
+from fulldeck.training.loop import TrainingLoop
 
 
 @pytest.fixture(autouse=True)

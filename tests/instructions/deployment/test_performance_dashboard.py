@@ -13,11 +13,11 @@ from fulldeck.instructions.deployment.performance_dashboard import (
     model_traffic,
     watch_steps,
 )
-from fulldeck.loader import as_tensors
 from fulldeck.monitoring.settings import Monitoring
 from fulldeck.monitoring.training import Follower
 from fulldeck.package import Package
 from fulldeck.service import Service
+from fulldeck.training.loader import as_loader, as_tensors
 
 
 def batches(count):
@@ -94,7 +94,7 @@ def test_a_step_is_counted_and_stays_the_same() -> None:
 def test_twice_the_rows_move_more() -> None:
     def moved(rows: int) -> float:
         one = loop()
-        one.loader = fd.training_loop.as_loader(
+        one.loader = as_loader(
             [(inputs.repeat(rows, 1), targets.repeat(rows)) for inputs, targets in batches(5)]
         )
         count_step(one)

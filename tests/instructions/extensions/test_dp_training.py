@@ -23,11 +23,11 @@ from fulldeck.instructions.extensions.dp_training.clipping import MODES
 from fulldeck.instructions.extensions.dp_training.poisson import PoissonLoader, Secret
 from fulldeck.instructions.inference.post_training_quantization import PostTrainingQuantization
 from fulldeck.instructions.training.dynamic_batch_scheduler import DynamicBatchScheduler
-from fulldeck.loader import BatchLoader, ShuffledSampler
-from fulldeck.pipeline import run, situation
+from fulldeck.pipeline.run import run, situation
 from fulldeck.planner import make_plan
-from fulldeck.recipe import make_recipe
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.recipe.recipe import make_recipe
+from fulldeck.training.loader import BatchLoader, ShuffledSampler
+from fulldeck.training.loop import TrainingLoop
 
 LOSS = nn.functional.cross_entropy
 

@@ -27,11 +27,11 @@ from fulldeck.instructions.inference.quantization_aware_training import (
     convert,
     prepare_qat,
 )
-from fulldeck.loader import BatchLoader, ShuffledSampler
 from fulldeck.networks.mobile_net import MobileNet
 from fulldeck.networks.text_transformer import TextTransformer
-from fulldeck.pipeline import run
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.pipeline.run import run
+from fulldeck.training.loader import BatchLoader, ShuffledSampler
+from fulldeck.training.loop import TrainingLoop
 from fulldeck.weights import save_weights
 
 ROWS = 64
@@ -328,11 +328,12 @@ def taught_run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def digits_data(taught_run):
     """The data of that run, as a further run has it."""
-    from fulldeck.pipeline import Execution, situation
+    from fulldeck.pipeline.execution import Execution
+    from fulldeck.pipeline.run import situation
     from fulldeck.planner import make_plan
-    from fulldeck.recipe import read_recipe
+    from fulldeck.recipe.reader import read_recipe
     from fulldeck.run_folder import RunFolder
-    from fulldeck.watcher import Watcher
+    from fulldeck.watchers.watcher import Watcher
 
     recipe = read_recipe(taught_run / "recipe.yaml")
     execution = Execution(make_plan(recipe, situation(recipe)), RunFolder(taught_run), False, Watcher())

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from fulldeck.budget import fewest_spared
 from fulldeck.candidate import Candidate
 from fulldeck.data import Data, Examples
 from fulldeck.encoders.tensor import TensorEncoder
@@ -22,6 +21,7 @@ from fulldeck.instructions.inference.post_training_quantization import (
     quantize_onnx,
 )
 from fulldeck.networks import build
+from fulldeck.quantization.budget import fewest_spared
 
 
 def weights(path) -> dict[str, int]:

@@ -22,7 +22,7 @@ from fulldeck.instructions.training.gradient_checkpointing import GradientCheckp
 from fulldeck.instructions.training.weight_averaging import WeightAveraging
 from fulldeck.networks.residual_net import ResidualNet
 from fulldeck.networks.text_transformer import TextTransformer
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.loop import TrainingLoop
 
 
 def net(seed: int = 0) -> ResidualNet:

@@ -15,7 +15,6 @@ from fulldeck.engines.shapes import shapes_of
 from fulldeck.engines.source import Source
 from fulldeck.engines.torch_compiled import export_program
 from fulldeck.errors import BadInput, CannotAct
-from fulldeck.gate import breaches, measure
 from fulldeck.instructions.inference.onnx_export import OnnxExport, export_onnx
 from fulldeck.instructions.inference.post_training_quantization import PostTrainingQuantization
 from fulldeck.instructions.inference.reduced_precision_inference import (
@@ -23,7 +22,8 @@ from fulldeck.instructions.inference.reduced_precision_inference import (
     lower_precision,
     precision_sensitivity,
 )
-from fulldeck.pipeline import plan
+from fulldeck.pipeline.gate import breaches, measure
+from fulldeck.pipeline.run import plan
 from fulldeck.workload import usual_metrics
 
 

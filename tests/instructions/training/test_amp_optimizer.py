@@ -17,7 +17,7 @@ from fulldeck.instructions.training.amp_optimizer import (
 )
 from fulldeck.instructions.training.amp_optimizer.float8 import Float8Layers, refuse_float8
 from fulldeck.instructions.training.amp_optimizer.parity import module_to_keep
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.loop import TrainingLoop
 
 
 def batches(count=6, size=16):

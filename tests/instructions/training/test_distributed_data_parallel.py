@@ -1,4 +1,4 @@
-"""22: what a recipe may say of it, what is refused, and a run of two processes. Parity is in tests/ranks."""
+"""22: what a recipe may say of it, what is refused, and a run of two processes. Parity is in tests/distributed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from fulldeck.instruction import Instruction, Situation
 from fulldeck.instructions.training.distributed_data_parallel import DistributedDataParallel
 from fulldeck.instructions.training.fully_sharded_training import FullyShardedTraining
 from fulldeck.planner import make_plan
-from fulldeck.recipe import make_recipe, read_recipe
+from fulldeck.recipe.reader import read_recipe
+from fulldeck.recipe.recipe import make_recipe
 from fulldeck.run_folder import RunFolder
 
 CPU = Situation("tensor", "classification", "cpu")

@@ -21,12 +21,12 @@ from fulldeck.instructions.training.dynamic_batch_scheduler import (
 )
 from fulldeck.instructions.training.gradient_checkpointing import GradientCheckpointing
 from fulldeck.instructions.training.weight_averaging import WeightAveraging
-from fulldeck.loader import BatchLoader, ShuffledSampler
 from fulldeck.machine import recent_peak, reset_peak
 from fulldeck.memory import give_back, memory_in_use, parse_bytes, spoken_bytes
 from fulldeck.planner import make_plan
-from fulldeck.recipe import make_recipe
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.recipe.recipe import make_recipe
+from fulldeck.training.loader import BatchLoader, ShuffledSampler
+from fulldeck.training.loop import TrainingLoop
 
 CPU = torch.device("cpu")
 SITUATION = Situation("image", "classification", "cpu")

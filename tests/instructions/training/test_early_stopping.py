@@ -9,7 +9,7 @@ from fulldeck.errors import BadInput
 from fulldeck.instructions.training.early_stopping import BestWeights, EarlyStopping, is_best, plateaued
 from fulldeck.instructions.training.lr_scheduler import LrScheduler
 from fulldeck.instructions.training.weight_averaging import WeightAveraging
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.loop import TrainingLoop
 
 NOISE = torch.Generator().manual_seed(3)
 INPUTS = torch.randn(48, 12, generator=NOISE)

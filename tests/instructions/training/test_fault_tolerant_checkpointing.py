@@ -27,7 +27,7 @@ from fulldeck.instructions.training.gradient_stabilization import GradientStabil
 from fulldeck.instructions.training.lr_scheduler import LrScheduler
 from fulldeck.instructions.training.weight_averaging import WeightAveraging
 from fulldeck.integrations.borrowed_loop import BorrowedLoop
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.loop import TrainingLoop
 
 NOISE = torch.Generator().manual_seed(3)
 INPUTS = torch.randn(60, 12, generator=NOISE)

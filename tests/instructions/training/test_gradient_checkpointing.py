@@ -23,7 +23,7 @@ from fulldeck.instructions.training.gradient_checkpointing.costs import BlockCos
 from fulldeck.memory import memory_in_use, parse_bytes, spoken_bytes
 from fulldeck.networks.gpt import Gpt
 from fulldeck.networks.residual_net import ResidualNet
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.loop import TrainingLoop
 
 CPU = torch.device("cpu")
 TOKENS = torch.randint(0, 50, (4, 16), generator=torch.Generator().manual_seed(0))

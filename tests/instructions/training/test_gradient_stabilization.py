@@ -15,7 +15,7 @@ from fulldeck.instructions.training.gradient_stabilization.guard import NOT_FINI
 from fulldeck.instructions.training.gradient_stabilization.spikes import RunningQuantile
 from fulldeck.instructions.training.lr_scheduler import LrScheduler
 from fulldeck.instructions.training.weight_averaging import WeightAveraging
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.loop import TrainingLoop
 
 PLACES = ("host", "device")
 

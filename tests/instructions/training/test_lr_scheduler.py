@@ -16,8 +16,8 @@ from fulldeck.instructions.training.lr_scheduler import (
     scheduled_run,
 )
 from fulldeck.instructions.training.weight_averaging import WeightAveraging
-from fulldeck.pipeline import run
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.pipeline.run import run
+from fulldeck.training.loop import TrainingLoop
 
 FORMS = ("cosine", "one_cycle", "warmup_stable_decay", "linear", "polynomial", "constant")
 

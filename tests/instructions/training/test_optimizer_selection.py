@@ -18,8 +18,8 @@ from fulldeck.instructions.training.optimizer_selection import (
 )
 from fulldeck.instructions.training.weight_averaging import WeightAveraging
 from fulldeck.planner import make_plan
-from fulldeck.recipe import make_recipe
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.recipe.recipe import make_recipe
+from fulldeck.training.loop import TrainingLoop
 
 KINDS = ("adamw", "muon", "lion", "schedule_free", "adamw_8bit")
 INPUTS = torch.randn(64, 12, generator=torch.Generator().manual_seed(1))

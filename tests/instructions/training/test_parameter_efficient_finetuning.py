@@ -15,7 +15,7 @@ from fulldeck.instructions.training.parameter_efficient_finetuning import (
 from fulldeck.instructions.training.weight_averaging import WeightAveraging
 from fulldeck.networks.gpt import Gpt
 from fulldeck.networks.text_transformer import TextTransformer
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.loop import TrainingLoop
 
 INPUTS = torch.randn(96, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 TARGETS = (INPUTS.mean((1, 2, 3)) > 0).long()

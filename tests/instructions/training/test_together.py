@@ -7,7 +7,7 @@ from torch import nn
 from fulldeck.instructions.training.amp_optimizer import OVERFLOW, AmpOptimizer
 from fulldeck.instructions.training.lr_scheduler import LrScheduler
 from fulldeck.instructions.training.weight_averaging import WeightAveraging
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.loop import TrainingLoop
 
 
 def shuffled():

@@ -14,8 +14,8 @@ from fulldeck.instructions.training.train_step_compilation import (
 )
 from fulldeck.instructions.training.weight_averaging import WeightAveraging
 from fulldeck.networks.gpt import Gpt
-from fulldeck.token_mean import IGNORED
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.loop import TrainingLoop
+from fulldeck.training.token_mean import IGNORED
 
 INPUTS = torch.randn(90, 8, generator=torch.Generator().manual_seed(0))
 TARGETS = (INPUTS.sum(1) > 0).long()

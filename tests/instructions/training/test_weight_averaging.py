@@ -9,7 +9,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from fulldeck.errors import BadInput
 from fulldeck.instructions.training.lr_scheduler import LrScheduler
 from fulldeck.instructions.training.weight_averaging import WeightAveraging, average_weights
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.loop import TrainingLoop
 
 
 def batches(count=6, size=16):

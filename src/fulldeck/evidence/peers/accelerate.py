@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fulldeck.batch import call
+from fulldeck.training.batch import call
 
 if TYPE_CHECKING:
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 REQUIREMENT = MODULE = "accelerate"
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fulldeck.batch import call
+from fulldeck.training.batch import call
 
 if TYPE_CHECKING:
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 REQUIREMENT = MODULE = "torch"
 

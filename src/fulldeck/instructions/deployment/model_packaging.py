@@ -45,16 +45,16 @@ from fulldeck.data import Array
 from fulldeck.encoders import Encoder
 from fulldeck.engines import open_artifact
 from fulldeck.engines.pytorch import PyTorchEngine
-from fulldeck.environment_lock import lock
 from fulldeck.errors import BadInput, CannotAct, RunFailed
 from fulldeck.files import atomic_folder, refusing_disk, write_json, write_text, write_with
 from fulldeck.instruction import GOALS, Evidence, Instruction, instruction, param
 from fulldeck.networks import describe
 from fulldeck.onnx_file import copy_model
 from fulldeck.package import ENCODER, MANIFEST, SERVICE, Package, PackagedModel, ServiceFile, TensorSpec, seal
-from fulldeck.reference import label, write_reference
+from fulldeck.package.environment_lock import lock
+from fulldeck.package.reference import label, write_reference
+from fulldeck.package.signing import sign
 from fulldeck.service import Service, Serving
-from fulldeck.signing import sign
 
 if TYPE_CHECKING:
     from fulldeck.evidence.outcome import Outcome

@@ -28,10 +28,10 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from fulldeck.instruction import GOALS, Evidence, Instruction, instruction
-from fulldeck.load_generator import Connections, open_loop, summary
 from fulldeck.package import Package
 from fulldeck.service import LIMITS, Limits, Service
 from fulldeck.serving.http import Refusal, Response
+from fulldeck.serving.load_generator import Connections, open_loop, summary
 from fulldeck.serving.process import inferences, most_per_second, port_of, server
 from fulldeck.serving.rate_limit import RateLimit
 

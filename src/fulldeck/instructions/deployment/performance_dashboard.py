@@ -32,9 +32,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fulldeck.batch import Batch, Tensors, call
 from fulldeck.instruction import Evidence, Instruction, instruction
-from fulldeck.loader import as_tensors
 from fulldeck.monitoring.settings import CARRIED, Monitoring
 from fulldeck.monitoring.traffic import CARRIED as TRAFFIC
 from fulldeck.monitoring.traffic import Traffic
@@ -42,11 +40,13 @@ from fulldeck.monitoring.training import Follower
 from fulldeck.monitoring.training_log import TrainingLog
 from fulldeck.moved_bytes import MovedBytes
 from fulldeck.service import Service
+from fulldeck.training.batch import Batch, Tensors, call
+from fulldeck.training.loader import as_tensors
 
 if TYPE_CHECKING:
     from fulldeck.evidence.outcome import Outcome
-    from fulldeck.hooks import Handler
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.hooks import Handler
+    from fulldeck.training.loop import TrainingLoop
 
 COUNTED_STEP = 2
 """The step whose bytes are counted, from 0: the first ones are not like the others."""

@@ -38,7 +38,7 @@ from fulldeck.data import Array
 from fulldeck.errors import CannotAct
 from fulldeck.instruction import GOALS, Evidence, Instruction, instruction
 from fulldeck.package import Package
-from fulldeck.reference import TOLERANCE
+from fulldeck.package.reference import TOLERANCE
 from fulldeck.service import BATCHING, Batching, Service
 from fulldeck.serving.process import inferences, most_per_second, port_of, server
 

@@ -35,15 +35,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fulldeck.batch import Tensors, call
-from fulldeck.budget import Losses, fewest_spared
 from fulldeck.candidate import Candidate, Tolerance
 from fulldeck.engines.pytorch import lower
 from fulldeck.errors import BadInput, CannotAct, closest
 from fulldeck.files import write_json
 from fulldeck.instruction import Evidence, Instruction, Prediction, instruction, param
-from fulldeck.loader import as_tensors
 from fulldeck.parity import agreement as agreement_of
+from fulldeck.quantization.budget import Losses, fewest_spared
+from fulldeck.training.batch import Tensors, call
+from fulldeck.training.loader import as_tensors
 
 if TYPE_CHECKING:
     from fulldeck.diagnosis.findings import Findings

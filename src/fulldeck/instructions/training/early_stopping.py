@@ -44,7 +44,7 @@ from fulldeck.instruction import Evidence, Instruction, instruction, param
 
 if TYPE_CHECKING:
     from fulldeck.evidence.outcome import Outcome
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 Mode = Literal["min", "max"]
 

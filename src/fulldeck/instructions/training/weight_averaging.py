@@ -40,14 +40,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
-from fulldeck.batch import Tensors
-from fulldeck.batch_norm import STATISTICS, recalculate_statistics, running_statistics, training_inputs
 from fulldeck.errors import BadInput, closest
 from fulldeck.instruction import Evidence, Instruction, instruction, param
+from fulldeck.training.batch import Tensors
+from fulldeck.training.batch_norm import (
+    STATISTICS,
+    recalculate_statistics,
+    running_statistics,
+    training_inputs,
+)
 
 if TYPE_CHECKING:
-    from fulldeck.batch import Batch
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.batch import Batch
+    from fulldeck.training.loop import TrainingLoop
 
 Kind = Literal["ema", "swa", "lawa"]
 

@@ -44,7 +44,7 @@ from fulldeck.instructions.data.auto_data_augmentation.policies import Policy, a
 
 if TYPE_CHECKING:
     from fulldeck.evidence.outcome import Outcome
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 __all__ = ["AutoDataAugmentation", "adversarial", "augment", "mix"]
 

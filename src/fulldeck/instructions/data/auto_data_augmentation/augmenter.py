@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fulldeck.batch import Batch, Part, Tensors
 from fulldeck.errors import CannotAct
 from fulldeck.instructions.data.auto_data_augmentation.attack import ascend, batch_norms, statistics_kept
 from fulldeck.instructions.data.auto_data_augmentation.mixing import mix
 from fulldeck.instructions.data.auto_data_augmentation.policies import augment
 from fulldeck.instructions.data.auto_data_augmentation.split_batchnorm import SeparateStatistics
 from fulldeck.instructions.data.auto_data_augmentation.strength import FoundMagnitude
+from fulldeck.training.batch import Batch, Part, Tensors
 
 if TYPE_CHECKING:
     from fulldeck.instructions.data.auto_data_augmentation import AutoDataAugmentation
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 
 class Augmenter:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from fulldeck.ranks import Ranks
+    from fulldeck.distributed.ranks import Ranks
 
 _MEMORY = 0.95
 """How much of the running accuracies is kept at each measurement."""

@@ -43,12 +43,12 @@ from fulldeck.instructions.extensions.dp_training.gradients import PrivateGradie
 from fulldeck.instructions.extensions.dp_training.norms import check_norms, with_group_norm
 from fulldeck.instructions.extensions.dp_training.poisson import PoissonLoader, Secret
 from fulldeck.instructions.extensions.dp_training.private_training import DRAWS, PrivateTraining
-from fulldeck.loader import BatchLoader
+from fulldeck.training.loader import BatchLoader
 
 if TYPE_CHECKING:
     from fulldeck.evidence.outcome import Outcome
     from fulldeck.service import Service
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 __all__ = ["DpTraining", "PrivateGradients", "private_epsilon", "with_group_norm"]
 
@@ -136,7 +136,7 @@ class DpTraining(Instruction):
         check_norms(loop.model, self.group_norm)
         if not isinstance(loop.loader, BatchLoader):
             raise CannotAct(
-                f"{DRAWS}, and this loader draws its own; give the loop a fulldeck.loader.BatchLoader, or use "
+                f"{DRAWS}, and this loader draws its own; give the loop a fulldeck.training.loader.BatchLoader, or use "
                 "PrivateGradients in your own loop"
             )
         secret = Secret(secrets.randbits(128) if self.noise_seed is None else self.noise_seed)

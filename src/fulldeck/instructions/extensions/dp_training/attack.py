@@ -12,8 +12,8 @@ from torch import nn
 
 from fulldeck.data import Examples
 from fulldeck.encoders.tensor import TensorEncoder
-from fulldeck.loader import BatchLoader, ShuffledSampler
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.loader import BatchLoader, ShuffledSampler
+from fulldeck.training.loop import TrainingLoop
 
 if TYPE_CHECKING:
     from fulldeck.instruction import Instruction

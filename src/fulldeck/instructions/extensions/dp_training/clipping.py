@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from fulldeck.batch import LossFunction, Tensors, call
 from fulldeck.errors import CannotAct, extra
+from fulldeck.training.batch import LossFunction, Tensors, call
 
 Mode = Literal["functional", "hooks", "ghost"]
 Forward = Callable[[Tensors], Any]

@@ -7,10 +7,10 @@ import secrets
 import torch
 from torch import Tensor, nn
 
-from fulldeck.batch import Batch, LossFunction, Tensors, split_batch
 from fulldeck.instructions.extensions.dp_training.clipping import MODES, ClippedSum, Forward, Mode
 from fulldeck.instructions.extensions.dp_training.norms import check_norms
 from fulldeck.instructions.extensions.dp_training.poisson import Secret
+from fulldeck.training.batch import Batch, LossFunction, Tensors, split_batch
 
 
 class PrivateGradients:

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fulldeck.batch import Tensors
-from fulldeck.loader import BatchLoader
+from fulldeck.training.batch import Tensors
+from fulldeck.training.loader import BatchLoader
 
 SAMPLING, NOISE = 0, 1
 

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fulldeck.batch import Batch, Part, Tensors
 from fulldeck.errors import BadInput, CannotAct
 from fulldeck.instructions.extensions.dp_training.accounting import Steps
 from fulldeck.instructions.extensions.dp_training.clipping import MODES, Forward, Mode
 from fulldeck.instructions.extensions.dp_training.gradients import PrivateGradients
 from fulldeck.instructions.extensions.dp_training.poisson import PoissonLoader, Secret
-from fulldeck.random_state import random_state, restore_random_state
-from fulldeck.trial import first_batch
+from fulldeck.training.batch import Batch, Part, Tensors
+from fulldeck.training.random_state import random_state, restore_random_state
+from fulldeck.training.trial import first_batch
 
 if TYPE_CHECKING:
     from fulldeck.instructions.extensions.dp_training import DpTraining
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 DRAWS = "it draws the batches itself, by Poisson sampling"
 TIMED = 3

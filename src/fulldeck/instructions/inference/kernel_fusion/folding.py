@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
-from fulldeck.batch import Tensors, call
+from fulldeck.training.batch import Tensors, call
 
 _CONVOLUTIONS = (
     nn.Conv1d,

@@ -22,7 +22,7 @@ from fulldeck.errors import BadInput, CannotAct
 from fulldeck.instructions.inference.kernel_fusion.folding import fold_batch_norm
 from fulldeck.instructions.inference.kernel_fusion.regions import Chain, Fuse, compiled, fuse_chains
 from fulldeck.instructions.inference.kernel_fusion.triton_chains import in_triton
-from fulldeck.loader import as_tensors
+from fulldeck.training.loader import as_tensors
 
 if TYPE_CHECKING:
     from fulldeck.instructions.inference.kernel_fusion import KernelFusion
@@ -187,7 +187,7 @@ def _rows(candidate: Candidate, rows: int) -> dict[str, Array]:
 
 
 def _on_device(module: nn.Module, inputs: Mapping[str, Array]) -> Any:
-    from fulldeck.batch import to_device
+    from fulldeck.training.batch import to_device
 
     first = next(iter(module.parameters()), torch.empty(0))
     return to_device(as_tensors(inputs), first.device)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.utils.fuser_utils import fuse_by_partitions
 
-from fulldeck.batch import Tensors, call
 from fulldeck.chains import chains_in
 from fulldeck.engines.torch_compiled import quiet
+from fulldeck.training.batch import Tensors, call
 
 HOT = 0.05
 """Share of a forward pass below which a chain is not worth a compilation."""

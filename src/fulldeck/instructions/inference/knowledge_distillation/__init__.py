@@ -49,7 +49,7 @@ from fulldeck.instructions.inference.knowledge_distillation.losses import (
 from fulldeck.networks import NETWORKS
 
 if TYPE_CHECKING:
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 __all__ = ["KnowledgeDistillation", "distillation_loss", "feature_loss", "soft_target_loss"]
 

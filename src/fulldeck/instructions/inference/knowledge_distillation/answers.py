@@ -9,11 +9,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fulldeck.batch import Tensors
 from fulldeck.content_hash import content_hash, mix
 from fulldeck.data import Examples
 from fulldeck.encoders import Encoder
-from fulldeck.loader import as_tensors
+from fulldeck.training.batch import Tensors
+from fulldeck.training.loader import as_tensors
 
 MOST_BYTES = 2**30
 """That answers may take; a teacher with more to say is asked in every step."""

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fulldeck.batch import Batch, Part, Tensors, call, rows_of, to_device
 from fulldeck.errors import BadInput, RunFailed
 from fulldeck.instructions.inference.knowledge_distillation.answers import (
     MOST_BYTES,
@@ -29,13 +28,14 @@ from fulldeck.instructions.inference.knowledge_distillation.losses import (
 )
 from fulldeck.instructions.inference.knowledge_distillation.teacher import Teacher, open_teacher
 from fulldeck.instructions.inference.knowledge_distillation.teacher_training import train_teacher
-from fulldeck.loader import as_tensors
-from fulldeck.token_mean import score
-from fulldeck.trial import first_batch, unnoticed
+from fulldeck.training.batch import Batch, Part, Tensors, call, rows_of, to_device
+from fulldeck.training.loader import as_tensors
+from fulldeck.training.token_mean import score
+from fulldeck.training.trial import first_batch, unnoticed
 
 if TYPE_CHECKING:
     from fulldeck.instructions.inference.knowledge_distillation import KnowledgeDistillation
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 LOOKED_AT = 4
 """Rows on which shapes are found out."""

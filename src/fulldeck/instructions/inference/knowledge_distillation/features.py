@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fulldeck.batch import Tensors, call
 from fulldeck.blocks import repeated_blocks
 from fulldeck.errors import BadInput, closest
+from fulldeck.training.batch import Tensors, call
 
 PLACES = 4
 """Height, width or length that features are averaged to, at most: what is kept of the teacher stays small."""

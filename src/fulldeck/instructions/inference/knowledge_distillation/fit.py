@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from fulldeck.batch import Tensors, call
 from fulldeck.errors import BadInput
 from fulldeck.instructions.inference.knowledge_distillation.features import (
     Pair,
@@ -19,6 +18,7 @@ from fulldeck.instructions.inference.knowledge_distillation.features import (
     matching_layers,
 )
 from fulldeck.instructions.inference.knowledge_distillation.teacher import Teacher
+from fulldeck.training.batch import Tensors, call
 
 OUTPUTS_ONLY = "write weights: [0.5, 0, 0.5] to learn from outputs and labels alone"
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fulldeck.batch import LossFunction
 from fulldeck.errors import BadInput
-from fulldeck.token_mean import IGNORED
+from fulldeck.training.batch import LossFunction
+from fulldeck.training.token_mean import IGNORED
 
 WEIGHTS = (0.4, 0.3, 0.3)
 TEMPERATURE = 4.0

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fulldeck.batch import Batch
-from fulldeck.trial import unnoticed
+from fulldeck.training.batch import Batch
+from fulldeck.training.trial import unnoticed
 
 if TYPE_CHECKING:
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 RATE, DECAY, WARM_UP = 2e-3, 5e-2, 0.1
 """Highest learning rate, weight decay of matrices, and the share of the steps that lead up to the rate; from there it
@@ -28,7 +28,7 @@ def train_teacher(module: nn.Module, loop: TrainingLoop, epochs: int) -> None:
 
     It sees the rows as they are read; what other instructions of `loop` change does not reach it.
     """
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
     count = sum(one.numel() for one in module.parameters())
     log.info("training the teacher: %s parameters, %d epochs", f"{count:,}", epochs)

@@ -46,9 +46,6 @@ import torch
 from pydantic import model_validator
 from torch import nn
 
-from fulldeck.batch import Tensors
-from fulldeck.budget import Losses, fewest_spared
-from fulldeck.calibration import calibration_rows
 from fulldeck.candidate import Artifact, Candidate, Tolerance
 from fulldeck.data import Array
 from fulldeck.errors import CannotAct, extra
@@ -64,7 +61,10 @@ from fulldeck.instructions.inference.post_training_quantization.onnx_file import
     quantize_onnx_by_nncf,
 )
 from fulldeck.instructions.inference.post_training_quantization.sensitivity import layer_sensitivity
+from fulldeck.quantization.budget import Losses, fewest_spared
+from fulldeck.quantization.calibration import calibration_rows
 from fulldeck.quantization.capture import quiet
+from fulldeck.training.batch import Tensors
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule

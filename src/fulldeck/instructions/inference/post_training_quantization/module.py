@@ -12,11 +12,11 @@ from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, PerChan
 from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
-from fulldeck.batch import Tensors, call
 from fulldeck.errors import BadInput, CannotAct, closest
 from fulldeck.quantization.annotation import IntegerQuantizer, Specs
 from fulldeck.quantization.capture import capture, quiet
 from fulldeck.quantization.integer import to_integers
+from fulldeck.training.batch import Tensors, call
 
 AT_ONCE = 32
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)

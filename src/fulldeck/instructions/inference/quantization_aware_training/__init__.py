@@ -38,19 +38,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from fulldeck.batch import Batch, Tensors
 from fulldeck.candidate import Candidate, Tolerance
 from fulldeck.errors import BadInput, CannotAct, closest, extra
 from fulldeck.instruction import Evidence, Instruction, instruction, param
 from fulldeck.quantization.capture import capture, quiet
-from fulldeck.random_state import random_state, restore_random_state
-from fulldeck.trial import first_batch
+from fulldeck.training.batch import Batch, Tensors
+from fulldeck.training.random_state import random_state, restore_random_state
+from fulldeck.training.trial import first_batch
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
     from fulldeck.instructions.inference.quantization_aware_training.fake_quantized import FakeQuantized
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 __all__ = ["QuantizationAwareTraining", "convert", "prepare_qat"]
 

@@ -19,11 +19,11 @@ from torchao.quantization.pt2e import (
 from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
-from fulldeck.batch import Tensors, call
 from fulldeck.errors import CannotAct
 from fulldeck.quantization.annotation import BATCH_NORM, CONVOLUTIONS, IntegerQuantizer, Specs
 from fulldeck.quantization.capture import capture, quiet
 from fulldeck.quantization.integer import to_integers
+from fulldeck.training.batch import Tensors, call
 
 FOLLOWING = 0.01
 """How fast the range of an activation follows its extremes in a batch (a moving average)."""

@@ -40,7 +40,6 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import nn
 
-from fulldeck.batch import call, split_batch
 from fulldeck.errors import BadInput, CannotAct, RunFailed
 from fulldeck.instruction import Evidence, Instruction, Prediction, Situation, instruction, param
 from fulldeck.instructions.training.amp_optimizer.attention import plain_attention
@@ -53,11 +52,12 @@ from fulldeck.instructions.training.amp_optimizer.float32_modules import (
 from fulldeck.instructions.training.amp_optimizer.flops import low_precision_share
 from fulldeck.instructions.training.amp_optimizer.loss_scaling import OVERFLOW, LossScaling
 from fulldeck.instructions.training.amp_optimizer.parity import module_to_keep, same_loss
+from fulldeck.training.batch import call, split_batch
 
 if TYPE_CHECKING:
-    from fulldeck.batch import Batch, Part
     from fulldeck.diagnosis.findings import Findings
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.batch import Batch, Part
+    from fulldeck.training.loop import TrainingLoop
 
 __all__ = [
     "OVERFLOW",

@@ -11,8 +11,8 @@ from fulldeck.errors import RunFailed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fulldeck.batch import Batch
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.batch import Batch
+    from fulldeck.training.loop import TrainingLoop
 
 OVERFLOW = "float16 overflow"
 

@@ -34,6 +34,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from fulldeck.distributed.process_group import join
+from fulldeck.distributed.rank_random import draw_apart
+from fulldeck.distributed.spread_training import SpreadTraining
 from fulldeck.errors import BadInput
 from fulldeck.instruction import Evidence, Situation, instruction, param
 from fulldeck.instructions.training.distributed_data_parallel.exchange import (
@@ -43,13 +46,10 @@ from fulldeck.instructions.training.distributed_data_parallel.exchange import (
 )
 from fulldeck.instructions.training.distributed_data_parallel.proof import exposed_communication
 from fulldeck.instructions.training.distributed_data_parallel.replicated_training import ReplicatedTraining
-from fulldeck.process_group import join
-from fulldeck.rank_random import draw_apart
-from fulldeck.spread_training import SpreadTraining
 
 if TYPE_CHECKING:
     from fulldeck.evidence.outcome import Outcome
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 __all__ = ["DistributedDataParallel", "replicate"]
 
@@ -107,7 +107,7 @@ class DistributedDataParallel(SpreadTraining):
     def attach(self, loop: TrainingLoop) -> None:
         """Exchange gradients with the other processes that a launcher started; alone, do nothing.
 
-        Raises what `fulldeck.process_group.join` raises.
+        Raises what `fulldeck.distributed.process_group.join` raises.
         """
         loop.ranks = join(self.together(), loop.device.type)
         if loop.ranks.world_size == 1:

@@ -12,15 +12,15 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from fulldeck.batch_norm import running_statistics
 from fulldeck.errors import RunFailed
 from fulldeck.instructions.training.distributed_data_parallel.exchange import Replicas, Whole, replicate
-from fulldeck.step_clock import BACKWARD, COMMUNICATION, PHASES
+from fulldeck.training.batch_norm import running_statistics
+from fulldeck.training.step_clock import BACKWARD, COMMUNICATION, PHASES
 
 if TYPE_CHECKING:
-    from fulldeck.batch import Batch, Part
     from fulldeck.instructions.training.distributed_data_parallel import DistributedDataParallel
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.batch import Batch, Part
+    from fulldeck.training.loop import TrainingLoop
 
 STRAGGLES = 1.3
 """Times that a rank computes as long as the others, from which on it is named."""

@@ -38,14 +38,14 @@ from fulldeck.errors import BadInput
 from fulldeck.instruction import Evidence, Instruction, Prediction, instruction, param
 from fulldeck.instructions.training.dynamic_batch_scheduler.parts import Parts
 from fulldeck.instructions.training.dynamic_batch_scheduler.probes import largest_batch, token_budget_batches
-from fulldeck.loader import BatchLoader
 from fulldeck.machine import recent_peak, reset_peak
 from fulldeck.memory import give_back, memory_in_use, parse_bytes, spoken_bytes
+from fulldeck.training.loader import BatchLoader
 
 if TYPE_CHECKING:
     from fulldeck.diagnosis.findings import Findings
     from fulldeck.evidence.outcome import Outcome
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 __all__ = ["DynamicBatchScheduler", "largest_batch", "token_budget_batches"]
 
@@ -143,7 +143,7 @@ def _set_batch_size(loop: TrainingLoop, size: int) -> None:
 
 
 def _budget_used(instruction: DynamicBatchScheduler, outcome: Outcome) -> float:
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
     workload, data, device = outcome.recipe.workload, outcome.data, pick_device(outcome.recipe.train.device)
     encoder = data.encoder

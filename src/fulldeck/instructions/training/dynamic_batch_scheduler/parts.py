@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fulldeck.batch import Batch, split_batch
-from fulldeck.batch_norm import STATISTICS
 from fulldeck.errors import BadInput, RunFailed
 from fulldeck.instructions.training.dynamic_batch_scheduler.probes import peak_of
 from fulldeck.machine import recent_peak, reset_peak
@@ -25,12 +23,14 @@ from fulldeck.memory import (
     parse_bytes,
     spoken_bytes,
 )
-from fulldeck.random_state import random_state, restore_random_state
-from fulldeck.rank_share import most_rows
+from fulldeck.training.batch import Batch, split_batch
+from fulldeck.training.batch_norm import STATISTICS
+from fulldeck.training.random_state import random_state, restore_random_state
+from fulldeck.training.rank_share import most_rows
 
 if TYPE_CHECKING:
     from fulldeck.instructions.training.dynamic_batch_scheduler import DynamicBatchScheduler
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 FIRST_CHECKS, CHECK_EVERY = 4, 10
 """The high-water mark is read after each of the first updates, then once in so many: it forgets nothing."""

@@ -18,7 +18,7 @@ Reference: Mohan et al. 2021, "CheckFreq", FAST 21 (copy, then write while train
 
 Example:
     >>> import tempfile, torch
-    >>> from fulldeck.checkpoint_folder import CheckpointFolder
+    >>> from fulldeck.checkpoints.folder import CheckpointFolder
     >>> folder, model = tempfile.mkdtemp(), torch.nn.Linear(2, 1)
     >>> with CheckpointFolder(folder, keep_last=2) as kept:
     ...     for step in (10, 20, 30):  # of your own loop; what is written meanwhile costs it nothing
@@ -35,22 +35,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from fulldeck.checkpoint import LastCheckpoint
-from fulldeck.checkpoint_folder import CheckpointFolder
-from fulldeck.checkpoint_shards import Damaged, folder_of, read_state, steps_in
-from fulldeck.checkpoint_store import store_at
+from fulldeck.checkpoints.checkpoint import LastCheckpoint
+from fulldeck.checkpoints.folder import CheckpointFolder
+from fulldeck.checkpoints.shards import Damaged, folder_of, read_state, steps_in
+from fulldeck.checkpoints.store import store_at
+from fulldeck.checkpoints.termination import Termination
 from fulldeck.errors import BadInput
 from fulldeck.instruction import Evidence, Instruction, instruction, param
 from fulldeck.instructions.training.fault_tolerant_checkpointing.kept_training import KeptTraining
 from fulldeck.instructions.training.fault_tolerant_checkpointing.save_stall import save_stall
-from fulldeck.termination import Termination
 
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
     from fulldeck.evidence.outcome import Outcome
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 __all__ = ["CheckpointFolder", "FaultTolerantCheckpointing", "Termination", "load_newest"]
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from fulldeck.checkpoint_folder import CheckpointFolder
+from fulldeck.checkpoints.folder import CheckpointFolder
+from fulldeck.checkpoints.termination import Termination
 from fulldeck.errors import BadInput, Terminated
-from fulldeck.termination import Termination
 
 if TYPE_CHECKING:
     from fulldeck.instructions.training.fault_tolerant_checkpointing import FaultTolerantCheckpointing
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 _NOTHING, _TIME, _END = range(3)
 """What a rank may want; the largest counts for all."""

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fulldeck.device import pick_device
-from fulldeck.loader import BatchLoader
+from fulldeck.training.loader import BatchLoader
 
 if TYPE_CHECKING:
-    from fulldeck.batch import Batch
     from fulldeck.evidence.outcome import Outcome
     from fulldeck.instruction import Instruction
+    from fulldeck.training.batch import Batch
 
 SAVES = 12
 """Timed, after a first one that is not: it allocates."""
@@ -26,7 +26,7 @@ APART = 10
 
 def save_stall(outcome: Outcome, instructions: Iterable[Instruction]) -> float:
     """Median milliseconds of a save in a training on the outcome's data, with `instructions` or the loop's own."""
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
     workload, data, device = outcome.recipe.workload, outcome.data, pick_device(outcome.recipe.train.device)
     assert data.encoder is not None

@@ -29,15 +29,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from fulldeck.distributed.process_group import join
+from fulldeck.distributed.rank_random import draw_apart
+from fulldeck.distributed.spread_training import SpreadTraining
 from fulldeck.instruction import Evidence, Situation, instruction, param
 from fulldeck.instructions.training.fully_sharded_training.sharded_training import ShardedTraining
 from fulldeck.instructions.training.fully_sharded_training.shards import shard
-from fulldeck.process_group import join
-from fulldeck.rank_random import draw_apart
-from fulldeck.spread_training import SpreadTraining
 
 if TYPE_CHECKING:
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 __all__ = ["FullyShardedTraining", "shard"]
 
@@ -91,7 +91,7 @@ class FullyShardedTraining(SpreadTraining):
     def attach(self, loop: TrainingLoop) -> None:
         """Share the model out among the processes that a launcher started; alone, do nothing.
 
-        Raises what `fulldeck.process_group.join` raises, BadInput if nothing matches an entry of `blocks`.
+        Raises what `fulldeck.distributed.process_group.join` raises, BadInput if nothing matches an entry of `blocks`.
         """
         loop.ranks = join(self.together(), loop.device.type)
         if loop.ranks.world_size == 1:

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from fulldeck.blocks import named_blocks
+from fulldeck.distributed.spread_tensor import is_spread
 from fulldeck.errors import BadInput
 from fulldeck.instructions.training.fully_sharded_training.shards import Shards, shard
-from fulldeck.spread_tensor import is_spread
 
 if TYPE_CHECKING:
-    from fulldeck.batch import Batch
     from fulldeck.instructions.training.fully_sharded_training import FullyShardedTraining
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.batch import Batch
+    from fulldeck.training.loop import TrainingLoop
 
 
 class ShardedTraining:

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import (
 )
 
 from fulldeck.blocks import repeated_blocks
-from fulldeck.spread_tensor import is_spread, whole
+from fulldeck.distributed.spread_tensor import is_spread, whole
 
 Reshard = Literal["auto", "always", "never"]
 

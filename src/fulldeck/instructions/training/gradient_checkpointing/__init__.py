@@ -33,7 +33,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import model_validator
 
-from fulldeck.batch import split_batch
 from fulldeck.errors import BadInput
 from fulldeck.instruction import Evidence, Instruction, Prediction, instruction, param
 from fulldeck.instructions.training.gradient_checkpointing.costs import (
@@ -50,12 +49,13 @@ from fulldeck.instructions.training.gradient_checkpointing.recomputation import 
 )
 from fulldeck.machine import recent_peak, reset_peak
 from fulldeck.memory import give_back, parse_bytes, spoken_bytes
-from fulldeck.random_state import random_state, restore_random_state
+from fulldeck.training.batch import split_batch
+from fulldeck.training.random_state import random_state, restore_random_state
 
 if TYPE_CHECKING:
-    from fulldeck.batch import Batch
     from fulldeck.diagnosis.findings import Findings
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.batch import Batch
+    from fulldeck.training.loop import TrainingLoop
 
 __all__ = [
     "GradientCheckpointing",

@@ -40,7 +40,7 @@ from fulldeck.instructions.training.gradient_stabilization.guard import Guard
 
 if TYPE_CHECKING:
     from fulldeck.evidence.outcome import Outcome
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 __all__ = ["GradientStabilization", "clip_gradients", "first_fault", "gradient_norm"]
 

@@ -8,8 +8,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from fulldeck.distributed.spread_tensor import whole
 from fulldeck.errors import BadInput, closest
-from fulldeck.spread_tensor import whole
 
 Clip = Literal["norm", "value", "adaptive"]
 LIMITS: dict[str, float] = {"norm": 1.0, "value": 1.0, "adaptive": 0.01}

@@ -17,12 +17,12 @@ from fulldeck.instructions.training.gradient_stabilization.fault import (
     first_fault,
 )
 from fulldeck.instructions.training.gradient_stabilization.spikes import RunningQuantile
-from fulldeck.random_state import random_state, restore_random_state
+from fulldeck.training.random_state import random_state, restore_random_state
 
 if TYPE_CHECKING:
-    from fulldeck.batch import Batch
     from fulldeck.instructions.training.gradient_stabilization import GradientStabilization
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.batch import Batch
+    from fulldeck.training.loop import TrainingLoop
 
 NOT_FINITE = "the gradient was not finite"
 SPIKE = "the gradient's norm was a spike"

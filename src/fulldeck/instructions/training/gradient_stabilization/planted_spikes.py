@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from fulldeck.instruction import Instruction
-from fulldeck.loader import BatchLoader, ShuffledSampler
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.loader import BatchLoader, ShuffledSampler
+from fulldeck.training.loop import TrainingLoop
 
 if TYPE_CHECKING:
-    from fulldeck.batch import Part
     from fulldeck.evidence.outcome import Outcome
+    from fulldeck.training.batch import Part
 
 EPOCHS = 8
 EVERY = 40

@@ -49,7 +49,7 @@ from fulldeck.instructions.training.lr_scheduler.schedules import Kind, lr_multi
 
 if TYPE_CHECKING:
     from fulldeck.data import Data
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 __all__ = [
     "LrScheduler",

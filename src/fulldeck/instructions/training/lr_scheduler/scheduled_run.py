@@ -11,12 +11,12 @@ from fulldeck.errors import BadInput, closest
 from fulldeck.instructions.training.lr_scheduler.range_test import range_test
 from fulldeck.instructions.training.lr_scheduler.rates import batch_factor, scale_rates, split_groups
 from fulldeck.instructions.training.lr_scheduler.schedules import schedule
-from fulldeck.trial import trial
+from fulldeck.training.trial import trial
 
 if TYPE_CHECKING:
-    from fulldeck.batch import Batch
     from fulldeck.instructions.training.lr_scheduler import LrScheduler
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.batch import Batch
+    from fulldeck.training.loop import TrainingLoop
 
 TICKS = 1000
 """Parts that `seconds` is divided into: the rate is followed to a thousandth of the training."""

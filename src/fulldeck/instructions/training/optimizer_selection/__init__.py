@@ -50,7 +50,7 @@ from fulldeck.instructions.training.optimizer_selection.schedule_free import Ave
 
 if TYPE_CHECKING:
     from fulldeck.evidence.outcome import Outcome
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 __all__ = [
     "Lion",

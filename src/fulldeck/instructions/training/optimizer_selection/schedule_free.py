@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fulldeck.batch_norm import kept_statistics, recalculate_statistics, running_statistics, training_inputs
+from fulldeck.training.batch_norm import (
+    kept_statistics,
+    recalculate_statistics,
+    running_statistics,
+    training_inputs,
+)
 
 if TYPE_CHECKING:
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 
 class Averages:

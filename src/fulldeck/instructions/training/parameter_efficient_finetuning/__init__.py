@@ -32,14 +32,14 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from fulldeck.batch import to_device
 from fulldeck.instruction import Evidence, Instruction, instruction, param
 from fulldeck.instructions.training.parameter_efficient_finetuning.adapters import Kind, add_adapters
 from fulldeck.instructions.training.parameter_efficient_finetuning.layers import find_head
+from fulldeck.training.batch import to_device
 
 if TYPE_CHECKING:
     from fulldeck.candidate import Candidate
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 __all__ = ["ParameterEfficientFinetuning", "add_adapters", "find_head"]
 

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fulldeck.batch import Tensors, call
 from fulldeck.errors import BadInput, CannotAct, RunFailed, extra
 from fulldeck.files import atomic_folder, refusing_disk
 from fulldeck.instructions.training.parameter_efficient_finetuning.layers import (
@@ -24,6 +23,7 @@ from fulldeck.instructions.training.parameter_efficient_finetuning.layers import
     shared_weights,
     unwrapped,
 )
+from fulldeck.training.batch import Tensors, call
 
 Kind = Literal["lora", "dora", "ia3"]
 SAME = 1e-4

@@ -39,7 +39,7 @@ from fulldeck.instructions.training.train_step_compilation.compiled_model import
 from fulldeck.instructions.training.train_step_compilation.padding import pad_to_multiple
 
 if TYPE_CHECKING:
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 __all__ = ["TrainStepCompilation", "compile_model", "pad_to_multiple"]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fulldeck.batch import Tensors
-from fulldeck.token_mean import IGNORED
+from fulldeck.training.batch import Tensors
+from fulldeck.training.token_mean import IGNORED
 
 
 def pad_to_multiple(

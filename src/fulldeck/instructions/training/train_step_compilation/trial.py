@@ -16,17 +16,17 @@ from torch._dynamo.exc import TorchDynamoException
 from torch._inductor.exc import InductorError
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from fulldeck.batch import Part, Tensors, call
 from fulldeck.errors import CannotAct
 from fulldeck.figures import milliseconds
 from fulldeck.instructions.training.train_step_compilation.compiled_model import CompiledModel, compile_model
 from fulldeck.instructions.training.train_step_compilation.padding import pad_to_multiple
-from fulldeck.random_state import random_state, restore_random_state
-from fulldeck.trial import first_batch
+from fulldeck.training.batch import Part, Tensors, call
+from fulldeck.training.random_state import random_state, restore_random_state
+from fulldeck.training.trial import first_batch
 
 if TYPE_CHECKING:
     from fulldeck.instructions.training.train_step_compilation import TrainStepCompilation
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 ROUNDS = 5
 """Steps of either kind that are timed."""

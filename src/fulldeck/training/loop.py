@@ -1,0 +1,518 @@
+"""The training loop: plain PyTorch, read top to bottom, that knows no instruction by name.
+
+The loop owns zero_grad, backward and step. Instructions change it in five ways, all in their `attach`:
+
+- `on(event, handler)`: be told; `around(phase, wrapper)`: wrap a phase (see `fulldeck.training.hooks`).
+- `keep(state)`: let checkpoints hold an object that has `state_dict` and `load_state_dict`.
+- replace an attribute: `loader`, `loader.sampler`, `split`, `weigh`, `build_optimizers`, `loss_scale`,
+  `checkpoints`, `ranks`, `keep_memory`.
+- `wrap_model`, `companion`, `deploy_with`, `surgery`: change or accompany the model (see there).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fulldeck.checkpoints.checkpoint import Checkpoints, LastCheckpoint
+from fulldeck.device import pick_device
+from fulldeck.distributed.ranks import GradientExchange, Ranks
+from fulldeck.errors import RunFailed
+from fulldeck.instruction import check_attachable, labels
+from fulldeck.memory import freed_memory_kept
+from fulldeck.training.batch import (
+    Batch,
+    LossFunction,
+    Metric,
+    Part,
+    call,
+    split_batch,
+    split_evenly,
+    to_device,
+)
+from fulldeck.training.hooks import Hooks
+from fulldeck.training.loader import Loader, as_loader
+from fulldeck.training.loss_log import LossLog
+from fulldeck.training.random_state import seed_all
+from fulldeck.training.rank_share import most_rows, shares
+from fulldeck.training.state import restore_training_state, training_state
+from fulldeck.training.step_clock import (
+    BACKWARD,
+    COMMUNICATION,
+    DATA,
+    FORWARD,
+    INSTRUCTIONS,
+    OPTIMIZER,
+    TRANSFER,
+    StepClock,
+)
+from fulldeck.training.token_mean import score
+
+if TYPE_CHECKING:
+    from fulldeck.data import Data
+    from fulldeck.instruction import Instruction
+
+
+class TrainingLoop:
+    """Train `model` on batches from `loader`.
+
+    `loader` gives (inputs, targets); `loss(outputs, targets)` is a mean over the samples. `validation` is
+    a loader like it, `metrics` map a name to a function of all outputs and targets. `micro_batch` is the
+    most samples computed at once (None: the whole batch). `device` is `auto`, `cpu` or an accelerator.
+    With `checkpoints`, a folder, the state is kept there at the end of each epoch and every
+    `checkpoint_every` steps; `resume=True` in `fit` goes on from it, bit for bit.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loader: Loader | Iterable[Any],
+        loss: LossFunction,
+        *,
+        instructions: Iterable[Instruction] = (),
+        epochs: int = 1,
+        max_steps: int | None = None,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = torch.optim.AdamW,
+        validation: Loader | Iterable[Any] | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+        micro_batch: int | None = None,
+        device: str = "auto",
+        seed: int = 0,
+        data: Data | None = None,
+        checkpoints: Path | None = None,
+        checkpoint_every: int | None = None,
+        record: Callable[[Mapping[str, Any]], object] | None = None,
+    ) -> None:
+        self.model = model
+        self.module: nn.Module = model
+        self.loader = as_loader(loader)
+        self.loss = loss
+        self.epochs = epochs
+        self.max_steps = max_steps
+        self.validation = None if validation is None else as_loader(validation)
+        self.metrics = dict(metrics or {})
+        self.micro_batch = micro_batch
+        self.device = pick_device(device)
+        self.seed = seed
+        self.data = data
+        self.checkpoints: Checkpoints | None = (
+            None if checkpoints is None else LastCheckpoint(checkpoints, checkpoint_every)
+        )
+        self.record = record or (lambda values: None)
+        self.keep_memory = True
+        """On a CPU, keep what is freed for the next step; false for who measures what this process holds."""
+
+        self.build_optimizers: Callable[[Iterable[nn.Parameter]], list[torch.optim.Optimizer]] = (
+            lambda parameters: [optimizer(parameters)]
+        )
+        self.split: Callable[[Batch], Sequence[Part]] = self._split
+        # A loss that is no mean over the samples says what it is a mean over.
+        self.weigh: Callable[[Tensor], float] = getattr(loss, "weigh", len)
+        self.loss_scale: float | Tensor = 1.0
+        # Of several processes each computes its share of every batch; losses and decisions are those of all.
+        self.ranks = Ranks(together=False)
+        self.exchange: GradientExchange | None = None
+
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self.epoch = 0
+        self.step_in_epoch = 0
+        self.step = 0
+        self.updates = 0
+        self.skipped: dict[str, int] = {}
+        self.history: list[dict[str, float]] = []
+        self.clock = StepClock()
+        self.carried: dict[str, Any] = {}
+        self.reported: dict[str, dict[str, dict[str, float]]] = {}
+        self.drawn: dict[str, list[dict[str, Any]]] = {}
+        self.notes: list[str] = []  # what the user should know at the end of the training
+        self.last_loss: Tensor | None = None
+        self.moved_bytes: float | None = None  # to and from memory in a step, where somebody has counted them
+        self.stopped: str | None = None
+
+        self._hooks = Hooks()
+        self.on = self._hooks.on
+        self.around = self._hooks.around
+        self._label = ""
+        self.states: dict[str, Any] = {}
+        self.companions = nn.ModuleDict()
+        self._model_wrappers: list[Callable[[nn.Module], nn.Module]] = []
+        self._deployed: list[Callable[[], AbstractContextManager[object]]] = []
+        self._surgeries: dict[str, Callable[[nn.Module], object]] = {}
+        self.surgeries_done: list[str] = []
+        self._stop_wanted: str | None = None
+        self.losses = LossLog(self.device)
+        self.model.to(self.device)
+
+        attached = check_attachable(instructions)
+        for label, instruction in zip(labels(i.card.name for i in attached), attached, strict=True):
+            self.attach(instruction, label)
+
+    # What instructions use ---------------------------------------------------------------------------
+
+    def attach(self, instruction: Instruction, label: str) -> None:
+        """Open the instruction's training door; what it keeps is known by `label`."""
+        self._label = label
+        instruction.attach(self)
+
+    def keep(self, state: Any) -> None:
+        """Let checkpoints hold `state.state_dict()`, under the label of the attaching instruction."""
+        self.states[self._label] = state
+
+    def carry(self, value: Any) -> None:
+        """Leave `value` for the attaching instruction's later doors: `candidate.carried[label]`."""
+        self.carried[self._label] = value
+
+    def figures(self) -> dict[str, dict[str, float]]:
+        """Where the attaching instruction writes what it changed, now or later, for the run's result.
+
+        Name to `{"before": x, "after": y}`, or to `{"after": y}`.
+        """
+        return self.reported.setdefault(self._label, {})
+
+    def charts(self) -> list[dict[str, Any]]:
+        """Where the attaching instruction puts charts for the report, as `fulldeck.report.panels` has them."""
+        return self.drawn.setdefault(self._label, [])
+
+    def wrap_model(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        """Call `wrap(module)` before training; forward passes use what it returns, hand-over does not."""
+        self._model_wrappers.append(wrap)
+
+    def companion(self, module: nn.Module) -> nn.Module:
+        """Train `module` beside the model, and keep it in checkpoints; it is not handed over."""
+        self.companions[self._label.replace(".", "_")] = module.to(self.device)
+        return module
+
+    def deploy_with(self, swap: Callable[[], AbstractContextManager[object]]) -> None:
+        """Evaluate and hand over inside `swap()`, which puts in place what will be shipped."""
+        self._deployed.append(swap)
+
+    def surgery(self, operate: Callable[[nn.Module], object]) -> Callable[[], None]:
+        """Declare a change of the model in mid-training; return the function that carries it out.
+
+        `operate(model)` changes it in place, or returns the module that takes its place. It is logged and done
+        again on resume, before states are loaded. New parameters join the first group of the first optimizer.
+        """
+        label = self._label
+        self._surgeries[label] = operate
+        return partial(self.change_model, label)
+
+    def change_model(self, label: str) -> None:
+        """Carry out the surgery that was declared under `label`."""
+        before = {id(parameter) for parameter in self.parameters()}
+        changed = self._surgeries[label](self.model)
+        if isinstance(changed, nn.Module):
+            self.model = changed
+        self.model.to(self.device)
+        new = [parameter for parameter in self.parameters() if id(parameter) not in before]
+        self.optimizers[0].param_groups[0]["params"].extend(new)
+        self.surgeries_done.append(label)
+        self.module = self._wrapped()
+        self.model_was_changed()
+
+    def model_was_changed(self) -> None:
+        """Let everybody who holds on to the model's parameters or modules look at it anew."""
+        self._hooks.fire("model_changed")
+
+    def stop(self, reason: str) -> None:
+        """Ask to stop after this step; handlers of *stopping* may refuse."""
+        self._stop_wanted = reason
+
+    def parameters(self) -> list[nn.Parameter]:
+        """All that is trained: the model's parameters and its companions'."""
+        return [p for p in (*self.model.parameters(), *self.companions.parameters()) if p.requires_grad]
+
+    def batches(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        """The batches of `epoch` without the first `skip`: of each one this process's share, not yet moved."""
+        ranks = self.ranks
+        return shares(self.loader, epoch, skip, rank=ranks.rank, world_size=ranks.world_size)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in one epoch."""
+        return len(self.loader)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps in the whole training, unless it is stopped."""
+        planned = self.epochs * self.steps_per_epoch
+        return planned if self.max_steps is None else min(planned, self.max_steps)
+
+    def forward(self, part: Part) -> None:
+        """The forward phase with all its wrappers so far: for a second pass in one step, or before training."""
+        self._hooks.compose("forward", self._forward)(part)
+
+    @contextmanager
+    def deployed(self) -> Iterator[nn.Module]:
+        """The model as it will be shipped: averaged weights swapped in, evaluation mode."""
+        with ExitStack() as stack:
+            for swap in self._deployed:
+                stack.enter_context(swap())
+            was_training = self.model.training
+            self.model.eval()
+            try:
+                yield self.model
+            finally:
+                self.model.train(was_training)
+
+    # The work ----------------------------------------------------------------------------------------
+
+    def fit(self, *, resume: bool = False) -> nn.Module:
+        """Train, and return the model as deployed (a copy, on the CPU, without wrappers).
+
+        Raises RunFailed if the loss is not finite.
+        """
+        with (
+            nullcontext() if self.checkpoints is None else self.checkpoints.opened(self),
+            freed_memory_kept(self.keep_memory) if self.device.type == "cpu" else nullcontext(),
+        ):
+            seed_all(self.seed)
+            self._bind()
+            self.module = self._wrapped()
+            self.optimizers = self.build_optimizers(self.parameters())
+            self._hooks.fire("ready")
+            if self.checkpoints is not None and (state := self.checkpoints.read(resume)) is not None:
+                restore_training_state(self, state)
+            while self.epoch < self.epochs and self.stopped is None:
+                self._run_epoch()
+        self._hooks.fire("fit_end")
+        self._hooks.fire("hand_over")
+        with self.deployed() as model:
+            return copy.deepcopy(model).cpu()
+
+    def _run_epoch(self) -> None:
+        if self.step_in_epoch == 0:
+            self._hooks.fire("epoch_start")
+        self.module.train()
+        clock, now, device = self.clock.seconds, time.perf_counter, self.device
+        on_host = device.type == "cpu"
+        steps = self.max_steps if self.max_steps is not None else math.inf
+        batches = self.batches(self.epoch, self.step_in_epoch)
+        due = None if self.checkpoints is None else self.checkpoints.due
+        started = now()
+        for batch in batches:
+            fetched = now()
+            if not on_host:  # even to stay where it is costs a tensor a microsecond
+                batch.inputs, batch.targets = (
+                    to_device(batch.inputs, device),
+                    to_device(batch.targets, device),
+                )
+            moved = now()
+            clock[DATA] += fetched - started
+            clock[TRANSFER] += moved - fetched
+            self.run_step(batch)
+            self.step += 1
+            self.step_in_epoch += 1
+            self.clock.steps += 1
+            if self._stop_wanted is not None:
+                self._consider_stopping()
+            if self.step >= steps:
+                self.stopped = f"{self.step} steps done"
+            if self.stopped is not None:
+                break
+            if due is not None and due():
+                self.save()
+            started = now()
+        self._end_epoch()
+
+    def run_step(self, batch: Batch) -> None:
+        """One optimizer step, with all that is hooked into it, on a batch that is on the device."""
+        clock, now = self.clock.seconds, time.perf_counter
+        start = now()
+        if batch.whole is None:
+            batch.weight = self.weigh(batch.targets)
+        else:
+            batch.weight = self.weigh(batch.whole) / self.ranks.world_size
+        for handler in self._batch_start:
+            handler(batch)
+        started = now()
+        self._phase_gradients(batch)
+        clock[INSTRUCTIONS] += started - start
+        if batch.whole is not None:
+            self._share_loss()
+        computed = now()
+        for handler in self._before_step:
+            if (reason := handler(batch)) is not None:
+                self.skipped[reason] = self.skipped.get(reason, 0) + 1
+                clock[INSTRUCTIONS] += now() - computed
+                return
+        assert self.last_loss is not None
+        if not self.losses.add(self.last_loss):
+            self._fail_for_loss()
+        decided = now()
+        self._phase_apply(batch)
+        stepped = now()
+        self.updates += 1
+        for handler in self._step_end:
+            handler(batch)
+        clock[OPTIMIZER] += stepped - decided
+        clock[INSTRUCTIONS] += decided - computed + now() - stepped
+
+    def _share_loss(self) -> None:
+        """Of several processes the loss is that of all, so that they decide alike."""
+        assert self.last_loss is not None
+        start = time.perf_counter()
+        self.last_loss = self.ranks.mean(self.last_loss)
+        self.clock.seconds[COMMUNICATION] += time.perf_counter() - start
+
+    def _gradients(self, batch: Batch) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss: Tensor | float = 0.0
+        parts = self.split(batch)
+        parts[-1].last = True
+        for part in parts:
+            if self._part_start:
+                start = time.perf_counter()
+                for handler in self._part_start:
+                    handler(part)
+                self.clock.seconds[INSTRUCTIONS] += time.perf_counter() - start
+            part.share = 0.0 if batch.idle else part.weight / batch.weight
+            self._phase_part(part)
+            for handler in self._after_backward:
+                handler(part)
+            part.outputs = None  # logits can be as large as all else; they are not held while others come
+            assert part.loss is not None
+            # Not detached where it need not be: that alone costs microseconds.
+            loss = part.loss if part.share == 1.0 else loss + part.loss.detach() * part.share
+        assert isinstance(loss, Tensor)
+        self.last_loss = loss
+
+    def _part(self, part: Part) -> None:
+        clock, now = self.clock.seconds, time.perf_counter
+        start = now()
+        self._phase_forward(part)
+        forwarded = now()
+        for handler in self._after_forward:
+            handler(part)
+        assert part.loss is not None
+        total = sum(part.terms, part.loss) if part.terms else part.loss
+        begin = now()
+        # A sum over the part divided by the weight of the whole batch: exact for ragged parts.
+        seed = self.loss_scale * part.share
+        torch.autograd.backward(
+            total, None if isinstance(seed, float) and seed == 1.0 else total.new_tensor(1.0) * seed
+        )
+        clock[FORWARD] += forwarded - start
+        clock[INSTRUCTIONS] += begin - forwarded
+        clock[BACKWARD] += now() - begin
+
+    def _forward(self, part: Part) -> None:
+        part.outputs = call(self.module, part.inputs)
+        part.loss = self.loss(part.outputs, part.targets)
+
+    def _apply(self, batch: Batch) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def _split(self, batch: Batch) -> Sequence[Part]:
+        size = self.micro_batch
+        if batch.whole is not None:  # all ranks have as many parts as whoever has most rows
+            most = most_rows(len(batch.whole), self.ranks.world_size)
+            return split_evenly(batch, -(-most // (size or most)), self.weigh)
+        if size is None or size >= len(batch.targets):
+            return [Part(batch.inputs, batch.targets, batch.weight)]
+        return split_batch(batch, size, self.weigh)
+
+    def _end_epoch(self) -> None:
+        if not self.losses.read():
+            self._fail_for_loss()
+        values = {"loss": self.losses.mean()}
+        if self.validation is not None:
+            values |= {f"validation_{name}": value for name, value in self.evaluate(self.validation).items()}
+            self._hooks.fire("evaluation", values)
+        self.history.append(values)
+        self.record(
+            {
+                "epoch": self.epoch,
+                "step": self.step,
+                "lr": self.learning_rate(),
+                **values,
+                **self.losses.curve(),
+                "phases_ms": self.clock.milliseconds(),
+            }
+        )
+        self._hooks.fire("epoch_end")
+        if self._stop_wanted is not None:
+            self._consider_stopping()
+        self.epoch += 1
+        self.step_in_epoch = 0
+        self.losses.clear()
+        self.clock.reset()
+        if self.checkpoints is not None and self.checkpoints.due():
+            self.save()
+
+    def _consider_stopping(self) -> None:
+        reason, self._stop_wanted = self._stop_wanted, None
+        refusals = [refusal for handler in self._hooks.handlers["stopping"] if (refusal := handler(reason))]
+        if not refusals:
+            self.stopped = reason
+
+    def _fail_for_loss(self) -> None:
+        raise RunFailed(
+            f"the loss is not finite at step {self.step} (epoch {self.epoch}, learning rate "
+            f"{self.learning_rate():g}); try a tenth of the learning rate, and look for NaN in the data"
+        )
+
+    @torch.no_grad()
+    def evaluate(self, loader: Loader | Iterable[Any]) -> dict[str, float]:
+        """Loss and metrics of the model as deployed, over all batches of `loader`: the same on all ranks."""
+        return score(self._predictions(loader), {"loss": self.loss, **self.metrics}, self.ranks)
+
+    @torch.no_grad()
+    def predict(self, loader: Loader | Iterable[Any]) -> tuple[Tensor, Tensor]:
+        """Outputs and targets of the model as deployed, over all batches (of each this rank's share), on the CPU."""
+        outputs, targets = zip(*self._predictions(loader), strict=True)
+        return torch.cat(outputs), torch.cat(targets)
+
+    def _predictions(self, loader: Loader | Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+        ranks = self.ranks
+        with self.deployed() as model:
+            for batch in shares(as_loader(loader), rank=ranks.rank, world_size=ranks.world_size):
+                outputs = call(model, to_device(batch.inputs, self.device)).float().cpu()
+                rows = slice(0, 0) if batch.idle else slice(None)
+                yield outputs[rows], batch.targets[rows].cpu()
+
+    def learning_rate(self) -> float:
+        """That of the first group of the first optimizer."""
+        return float(self.optimizers[0].param_groups[0]["lr"])
+
+    # Checkpoints -------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Keep the whole state of training; what is kept loads completely, or the one before it does."""
+        assert self.checkpoints is not None
+        if not self.losses.read():
+            self._fail_for_loss()
+        state = training_state(self)
+        self._hooks.fire("checkpoint", state)
+        self.checkpoints.write(state)
+
+    # Inside ------------------------------------------------------------------------------------------
+
+    def _bind(self) -> None:
+        # Bound once: looking handlers up and wrapping phases in every step costs microseconds.
+        self._batch_start = self._hooks.handlers["batch_start"]
+        self._part_start = self._hooks.handlers["part_start"]
+        self._after_forward = self._hooks.handlers["after_forward"]
+        self._after_backward = self._hooks.handlers["after_backward"]
+        self._before_step = self._hooks.handlers["before_step"]
+        self._step_end = self._hooks.handlers["step_end"][::-1]
+        self._phase_forward = self._hooks.compose("forward", self._forward)
+        self._phase_apply = self._hooks.compose("apply", self._apply)
+        self._phase_gradients = self._hooks.compose("gradients", self._gradients)
+        self._phase_part = self._hooks.compose("part", self._part)
+
+    def _wrapped(self) -> nn.Module:
+        module = self.model
+        for wrap in self._model_wrappers:
+            module = wrap(module)
+        return module

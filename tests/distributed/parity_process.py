@@ -1,0 +1,206 @@
+"""Run by test_parity.py: each case is trained by one process, and by two with the same batches."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fulldeck.data import Data, Examples
+from fulldeck.distributed.spread_training import SpreadTraining
+from fulldeck.encoders.tensor import TensorEncoder
+from fulldeck.instruction import Instruction, Situation
+from fulldeck.instructions.training.distributed_data_parallel import DistributedDataParallel
+from fulldeck.instructions.training.dynamic_batch_scheduler import DynamicBatchScheduler
+from fulldeck.instructions.training.early_stopping import EarlyStopping
+from fulldeck.instructions.training.fully_sharded_training import FullyShardedTraining
+from fulldeck.instructions.training.gradient_stabilization import GradientStabilization
+from fulldeck.instructions.training.lr_scheduler import LrScheduler
+from fulldeck.instructions.training.weight_averaging import WeightAveraging
+from fulldeck.planner import make_plan
+from fulldeck.recipe.recipe import make_recipe
+from fulldeck.training.batch import Part
+from fulldeck.training.loader import BatchLoader, ShuffledSampler
+from fulldeck.training.loop import TrainingLoop
+from fulldeck.training.token_mean import IGNORED, TokenMean
+from fulldeck.workload import accuracy, foreseen, surprise
+from tests.distributed.two_ranks import in_two, meeting
+
+ROWS, BATCH = 49, 16
+"""The last batch has one row, so that one of two ranks has none."""
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.norm(self.linear(x)).relu()
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 16), nn.Sequential(Block(16), Block(16)), nn.Linear(16, 3))
+
+
+def rows() -> Data:
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(ROWS, 8)).astype(np.float32)
+    targets = inputs[:, :3].argmax(1)
+    train = Examples(inputs, targets)
+    validation = train.take(np.arange(0, ROWS, 2))
+    return Data(
+        "rows", "tensor", "classification", train, validation, None, ("0", "1", "2"), TensorEncoder((8,))
+    )
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(11, 16), nn.Linear(16, 11)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.embedding(x).cumsum(1).tanh())
+
+
+def tokens() -> Data:
+    """Rows in which between none and nine of ten tokens count."""
+    random = np.random.default_rng(0)
+    ids = random.integers(0, 11, (ROWS, 10))
+    targets = np.roll(ids, -1, axis=1)
+    targets[np.arange(10)[None] >= random.integers(0, 10, ROWS)[:, None]] = IGNORED
+    targets[0] = ids[0]
+    both = Examples(ids, targets)
+    return Data("ids", "tokens", "language_modelling", both, both, None, (), TensorEncoder((10,), "int64"))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training: its instructions, and what else it is made of."""
+
+    instructions: tuple[Instruction, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    data: Callable[[], Data] = rows
+    network: Callable[[], nn.Module] = network
+    loss: Any = nn.functional.cross_entropy
+    metrics: Mapping[str, Any] = field(default_factory=lambda: {"accuracy": accuracy})
+    epochs: int = 3
+    rate: float = 0.01
+    out_of_memory: bool = False
+    """On the last rank, from the second step on, with more than 3 rows at once."""
+
+
+CASES: Mapping[str, Case] = {
+    "plain": Case(),
+    "parts": Case(settings={"micro_batch": 3}),
+    "tokens": Case(
+        data=tokens,
+        network=Tokens,
+        loss=TokenMean(surprise),
+        metrics={"accuracy": TokenMean(foreseen), "perplexity": TokenMean(surprise, torch.exp)},
+        settings={"micro_batch": 5},
+    ),
+    "clipping and skipping": Case(
+        (GradientStabilization(limit=0.05, spike_factor=1.05, quantile=0.5),), epochs=9, rate=0.05
+    ),
+    "early stopping of an average": Case(
+        (WeightAveraging(decay=0.9), EarlyStopping(patience=1)), epochs=30, rate=0.3
+    ),
+    "plateau": Case((LrScheduler(kind="plateau", patience=0),), epochs=8, rate=0.3),
+    "memory that runs out on one rank": Case((DynamicBatchScheduler(),), out_of_memory=True),
+    "range test": Case((LrScheduler(range_test=True),)),
+}
+
+
+KINDS: Mapping[str, type[SpreadTraining]] = {
+    "replicas": DistributedDataParallel,
+    "shards": FullyShardedTraining,
+}
+
+
+def training(case: Case, kind: str | None, folder: Path, **settings: Any) -> TrainingLoop:
+    torch.manual_seed(0)
+    data = case.data()
+    assert data.encoder is not None
+    assert data.validation is not None
+    loop = TrainingLoop(
+        case.network(),
+        BatchLoader(data.train, data.encoder, BATCH, ShuffledSampler(len(data.train), seed=0)),
+        case.loss,
+        epochs=case.epochs,
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=case.rate),
+        validation=BatchLoader(data.validation, data.encoder, 9),
+        metrics=case.metrics,
+        device="cpu",
+        data=data,
+        **case.settings,
+        **settings,
+    )
+    spread = []
+    if kind is not None:
+        place = meeting(folder)
+        spread = [KINDS[kind](init_method=place.init_method, timeout_seconds=place.timeout_seconds)]
+    for one in planned(*case.instructions, *spread):
+        loop.attach(one, one.card.name)
+    if case.out_of_memory:
+
+        def full(part: Part) -> None:
+            if loop.updates and len(part.targets) > 3 and loop.ranks.rank == loop.ranks.world_size - 1:
+                raise MemoryError
+
+        loop.on("after_forward", full)
+    return loop
+
+
+def planned(*instructions: Instruction) -> list[Instruction]:
+    """In the order of a plan."""
+    situation = Situation("tensor", "classification", "cpu")
+    return list(make_plan(make_recipe("digits", instructions), situation).acting.values())
+
+
+def found(case: Case, kind: str | None, folder: Path) -> dict[str, Any]:
+    """What a training comes to."""
+    loop = training(case, kind, folder)
+    losses: list[float] = []
+    loop.on("step_end", lambda batch: losses.append(float(loop.last_loss.detach())))  # type: ignore[union-attr]
+    model = loop.fit()
+    return {
+        "losses": losses,
+        "history": loop.history,
+        "weights": {name: tensor.tolist() for name, tensor in model.state_dict().items()},
+        "stopped": loop.stopped,
+        "skipped": loop.skipped,
+        "epochs": loop.epoch,
+        "steps": loop.step,
+        "rate": loop.learning_rate(),
+        "reported": loop.reported,
+        "notes": [note for note in loop.notes if "wait for it" not in note],  # told by the clock
+    }
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    alone = {name: found(case, None, folder) for name, case in CASES.items()}
+    both = in_two(lambda rank: {kind: in_kind(kind, folder) for kind in KINDS}, folder / "both")
+    (folder / "found.json").write_text(json.dumps({"alone": alone, "ranks": both}))
+
+
+def in_kind(kind: str, folder: Path) -> dict[str, Any]:
+    return {name: found(case, kind, folder) for name, case in CASES.items() if goes_with(case, kind)}
+
+
+def goes_with(case: Case, kind: str) -> bool:
+    """Whether a plan may have both."""
+    return not any(KINDS[kind]().clash(one) for one in case.instructions)
+
+
+if __name__ == "__main__":
+    main()
