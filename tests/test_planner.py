@@ -150,6 +150,12 @@ def test_an_order_that_the_recipe_insists_on_against_a_rule_is_refused() -> None
     assert order(Checkpoints(), Compiles(), order="strict") == ["checkpoints", "compiles"]
 
 
+def test_an_order_that_the_recipe_insists_on_against_the_stages_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"exports must come after splits: that acts while data is prepared"):
+        plan(Exports(), Splits(), order="strict")
+    assert order(Exports(), Splits()) == ["splits", "exports"]
+
+
 def test_every_conflict_is_told_at_once_with_its_reason() -> None:
     with pytest.raises(BadInput) as caught:
         plan(Fits(), Compiles(), Quantizes(), Halves(), Serves(), Serves())

@@ -8,7 +8,7 @@ in general form, from what they touch:
 - two conversions of the deployed weights' dtype exclude each other;
 - the same instruction twice needs to be repeatable.
 
-The user's order decides where no rule does.
+The user's order decides where no rule does, among what acts at the same time.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from fulldeck.declared import Refused
@@ -23,6 +24,8 @@ from fulldeck.errors import BadInput
 from fulldeck.instruction import DOORS, Instruction, Situation, labels
 from fulldeck.recipe.recipe import Entry, Recipe
 
+WHEN = ("while data is prepared", "in training", "after training", "before serving", "never")
+"""When each of `DOORS` opens."""
 MODULE_CHANGES = frozenset({"weights", "graph", "modules", "dtype"})
 
 
@@ -206,16 +209,25 @@ def _first_door(step: Step) -> int:
     return DOORS.index(doors[0]) if doors else len(DOORS)
 
 
+def _time(step: Step) -> str:
+    return WHEN[_first_door(step)]
+
+
 def _against_given_order(steps: Sequence[Step], edges: Sequence[_Edge]) -> list[BadInput]:
     place = {step.label: number for number, step in enumerate(steps)}
     where = {step.label: step.entry.where for step in steps}
+    broken = [edge for edge in edges if place[edge.first] > place[edge.then]]
+    named = {(edge.first, edge.then) for edge in broken}
+    for before, step in pairwise(steps):
+        if _first_door(before) > _first_door(step) and (step.label, before.label) not in named:
+            reason = f"that acts {_time(step)}, {before.label} {_time(before)}"
+            broken.append(_Edge(step.label, before.label, reason))
     return [
         BadInput(
             f"{edge.then} must come after {edge.first}: {edge.reason}; move it, or drop order: strict",
             where[edge.then],
         )
-        for edge in edges
-        if place[edge.first] > place[edge.then]
+        for edge in broken
     ]
 
 
