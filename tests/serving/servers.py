@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from fulldeck.serving import serve
 serve(Path(sys.argv[1]), host=sys.argv[2], port=int(sys.argv[3]),
-      on_ready=lambda url: print(url, "torch" in sys.modules, flush=True))
+      on_ready=lambda at: print(at.url, "torch" in sys.modules, flush=True))
 """
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from fulldeck.monitoring.scaling import Scaling
 from fulldeck.serving import serve
 serve(Path(sys.argv[1]), port=0, scaling=Scaling(**json.loads(sys.argv[2])),
-      on_ready=lambda url: print(url, flush=True))
+      on_ready=lambda at: print(at.url, flush=True))
 """
 FAST = {"interval_s": 0.3, "cooldown_s": 0.5, "max_replicas": 3}
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json as json_module
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fulldeck.cli.output import Json, LogJson, Quiet, log
 from fulldeck.cli.target import Target, package_folder
+
+if TYPE_CHECKING:
+    from fulldeck.serving.server import Addresses
 
 EXAMPLE = "fulldeck serve runs/latest --port 8000"
 SEND = {
@@ -30,6 +33,10 @@ def command(
     host: Annotated[
         str, typer.Option(help="Address to listen on; off loopback FULLDECK_TOKEN must hold a secret.")
     ] = "127.0.0.1",
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Serve over gRPC, too, on this port; 0 takes any free one."),
+    ] = None,
     engine: Annotated[
         str | None,
         typer.Option(help="auto, or an engine that the package has a form for; left out: as packaged."),
@@ -58,8 +65,8 @@ def command(
 ) -> None:
     """Serve a packaged model over HTTP until interrupted.
 
-    Programs talk to /v2/models/MODEL/infer (Open Inference Protocol v2), people to /predict. With --json,
-    one line with the server's url is written once it is ready. Ctrl-C stops it.
+    Programs talk to /v2/models/MODEL/infer (Open Inference Protocol v2, with --grpc-port over gRPC, too),
+    people to /predict. With --json, one line with the server's url is written once it is ready. Ctrl-C stops it.
 
     /ui shows how it fares in a browser, /metrics tells it to Prometheus.
     """
@@ -90,18 +97,22 @@ def command(
     else:
         send = SEND[encoder.kind]
 
-    def ready(url: str) -> None:
+    def ready(at: Addresses) -> None:
         if json:
-            typer.echo(json_module.dumps({"url": url, "model": model}))
+            typer.echo(json_module.dumps({"url": at.url, "grpc": at.grpc, "model": model}))
         elif log_json:
-            log.info("%s is served at %s", model, url, extra={"model": model, "url": url})
+            told = {"model": model, "url": at.url, "grpc": at.grpc}
+            log.info("%s is served at %s", model, at.url, extra=told)
         elif not quiet:
-            typer.echo(f"{model} is served at {url}; Ctrl-C stops it. Try:\n  curl {url}/predict {send}")
+            grpc = f" and over gRPC at {at.grpc}" if at.grpc else ""
+            typer.echo(f"{model} is served at {at.url}{grpc}; Ctrl-C stops it. Try:")
+            typer.echo(f"  curl {at.url}/predict {send}")
 
     serve(
         package.folder,
         host=host,
         port=port,
+        grpc_port=grpc_port,
         serving=serving,
         scaling=scaling,
         public_key=public_key,

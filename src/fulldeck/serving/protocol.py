@@ -67,7 +67,7 @@ class InferenceCodec:
                     f"tensor {spec.name} has datatype {spec.datatype}; there is {', '.join(DATATYPES)}"
                 )
         self._inputs = {spec.name: (spec, np.dtype(DATATYPES[spec.datatype])) for spec in service.inputs}
-        self._outputs = [spec.name for spec in service.outputs]
+        self.outputs = [spec.name for spec in service.outputs]
 
     def decode(self, body: bytes, header_length: bytes | None = None) -> InferenceRequest:
         """Read a request's body; `header_length` is the header Inference-Header-Content-Length."""
@@ -85,19 +85,17 @@ class InferenceCodec:
         for tensor in given:
             if not isinstance(tensor, dict):
                 refuse('each of "inputs" must be an object with name, shape, datatype and data')
-            spec, dtype, shape = self._declared(tensor)
+            spec, dtype, shape = self.declared(*map(tensor.get, ("name", "datatype", "shape")))
             parameters = _mapping(tensor, "parameters")
             if "binary_data_size" in parameters:
                 end = position + _size(parameters["binary_data_size"], spec.name)
-                inputs[spec.name] = _from_bytes(body[position:end], spec.name, dtype, shape)
+                inputs[spec.name] = from_bytes(body[position:end], spec.name, dtype, shape)
                 position = end
             else:
                 inputs[spec.name] = from_numbers(tensor.get("data"), spec, dtype, shape)
         if position != len(body):
             refuse(f"{len(body) - position} bytes of the body belong to no tensor")
-        if missing := [name for name in self._inputs if name not in inputs]:
-            refuse(f'input "{missing[0]}" is missing')
-        self._check_rows(inputs)
+        self.check(inputs)
         return InferenceRequest(inputs, self._wanted(content), _id(content), _timeout(content))
 
     def encode(self, request: InferenceRequest, outputs: Tensors) -> Response:
@@ -136,15 +134,16 @@ class InferenceCodec:
             "outputs": [_described(spec) for spec in self.service.outputs],
         }
 
-    def _declared(self, tensor: Mapping[str, Any]) -> tuple[TensorSpec, np.dtype[Any], tuple[int, ...]]:
-        name = tensor.get("name")
+    def declared(
+        self, name: Any, datatype: Any, shape: Any
+    ) -> tuple[TensorSpec, np.dtype[Any], tuple[int, ...]]:
+        """What the model says of an input that is described like this. Raises Refusal (400) if it does not fit."""
         if not isinstance(name, str) or name not in self._inputs:
             near = closest(name[:60], self._inputs) if isinstance(name, str) else ""
             refuse(f"unknown input {_short(name)}{near}; the model's inputs are {', '.join(self._inputs)}")
         spec, dtype = self._inputs[name]
-        if tensor.get("datatype") != spec.datatype:
-            refuse(f'input "{name}" must have datatype {spec.datatype}, got {_short(tensor.get("datatype"))}')
-        shape = tensor.get("shape")
+        if datatype != spec.datatype:
+            refuse(f'input "{name}" must have datatype {spec.datatype}, got {_short(datatype)}')
         if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
             refuse(f'input "{name}" must have a shape, a list of sizes')
         if len(shape) != len(spec.shape) or any(
@@ -153,7 +152,10 @@ class InferenceCodec:
             refuse(f'input "{name}" must have shape {list(spec.shape)} (-1: any size), got {_sizes(shape)}')
         return spec, dtype, tuple(shape)
 
-    def _check_rows(self, inputs: Tensors) -> None:
+    def check(self, inputs: Tensors) -> None:
+        """Raises Refusal (400) if an input is missing, or they have not equally many rows, or too many."""
+        if missing := [name for name in self._inputs if name not in inputs]:
+            refuse(f'input "{missing[0]}" is missing')
         rows = {len(array) for array in inputs.values()}
         if len(rows) > 1:
             refuse(f"all inputs must have equally many rows, got {sorted(rows)}")
@@ -164,16 +166,20 @@ class InferenceCodec:
         all_binary = _mapping(content, "parameters").get("binary_data_output") is True
         wanted = content.get("outputs")
         if wanted is None or wanted == []:
-            return dict.fromkeys(self._outputs, all_binary)
+            return dict.fromkeys(self.outputs, all_binary)
         if not isinstance(wanted, list) or not all(isinstance(output, dict) for output in wanted):
             refuse('"outputs" must be a list of objects with a name')
         chosen: dict[str, bool] = {}
         for output in wanted:
-            name = output.get("name")
-            if name not in self._outputs:
-                refuse(f"unknown output {_short(name)}; the model's outputs are {', '.join(self._outputs)}")
+            name = self.known_output(output.get("name"))
             chosen[name] = _mapping(output, "parameters").get("binary_data", all_binary) is True
         return chosen
+
+    def known_output(self, name: Any) -> str:
+        """The same name. Raises Refusal (400) if the model has no such output."""
+        if name not in self.outputs:
+            refuse(f"unknown output {_short(name)}; the model's outputs are {', '.join(self.outputs)}")
+        return str(name)
 
 
 def from_numbers(data: Any, spec: TensorSpec, dtype: np.dtype[Any], shape: Sequence[int]) -> Array:
@@ -203,6 +209,15 @@ def from_numbers(data: Any, spec: TensorSpec, dtype: np.dtype[Any], shape: Seque
     return result.reshape(shape)
 
 
+def from_bytes(content: bytes, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    """Little-endian numbers of `shape`. Raises Refusal (400) if there are more or fewer bytes."""
+    wanted = prod(shape) * dtype.itemsize
+    if len(content) != wanted:
+        refuse(f'input "{name}": shape {_sizes(shape)} needs {wanted} bytes, got {len(content)}')
+    array: Array = np.frombuffer(content, "u1" if dtype.kind == "b" else dtype.newbyteorder("<"))
+    return (array != 0 if dtype.kind == "b" else array).reshape(shape)
+
+
 def parse_json(body: bytes) -> dict[str, Any]:
     """A body that must be a JSON object. Raises Refusal (400); NaN and infinities are no JSON."""
     try:
@@ -229,14 +244,6 @@ def finite(array: Array) -> Array:
 def refuse(message: str) -> NoReturn:
     """Raise Refusal with status 400."""
     raise Refusal(400, message)
-
-
-def _from_bytes(content: bytes, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    wanted = prod(shape) * dtype.itemsize
-    if len(content) != wanted:
-        refuse(f'input "{name}": shape {_sizes(shape)} needs {wanted} bytes, got {len(content)}')
-    array: Array = np.frombuffer(content, "u1" if dtype.kind == "b" else dtype.newbyteorder("<"))
-    return (array != 0 if dtype.kind == "b" else array).reshape(shape)
 
 
 def _size(value: Any, name: str) -> int:

@@ -12,10 +12,11 @@ import socket
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
+from typing import NamedTuple
 
 import uvloop
 
-from fulldeck.errors import BadInput
+from fulldeck.errors import BadInput, extra
 from fulldeck.monitoring.scaling import CARRIED, Scaling
 from fulldeck.package import Package
 from fulldeck.package.signing import verify_signature
@@ -38,27 +39,38 @@ RESERVED_DESCRIPTORS = 64
 """Descriptors that are not left to connections: files, engine processes."""
 
 
+class Addresses(NamedTuple):
+    """Where a server is reached."""
+
+    url: str
+    grpc: str | None
+    """host:port, or None where it does not speak gRPC."""
+
+
 def serve(
     folder: Path,
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
+    grpc_port: int | None = None,
     serving: Serving | None = None,
     scaling: Scaling | None = None,
     public_key: Path | None = None,
-    on_ready: Callable[[str], None] | None = None,
+    on_ready: Callable[[Addresses], None] | None = None,
 ) -> None:
     """Serve the package in `folder` until SIGINT or SIGTERM; must run in the main thread.
 
-    `port` 0 takes any free one. `serving` and `scaling` replace the package's own settings; without any
-    scaling the number of engine processes stays as it is. `on_ready` gets the server's URL as soon as the
-    model is loaded. The first signal lets running requests finish, a second one does not. No process is left
-    when this returns. SIGHUP loads the package that is in `folder` by then, without a request lost.
+    `port` 0 takes any free one; with `grpc_port` the model is served over gRPC, too. `serving` and `scaling`
+    replace the package's own settings; without any scaling the number of engine processes stays as it is.
+    `on_ready` gets the server's addresses as soon as the model is loaded. The first signal lets running requests
+    finish, a second one does not. No process is left when this returns. SIGHUP loads the package that is in
+    `folder` by then, without a request lost.
 
     With `public_key` no package is served that was not signed with its private key.
 
-    Raises BadInput for a package that is none or was changed, a port that is taken, and a host off
-    loopback without a token in FULLDECK_TOKEN; RunFailed if the engine dies while it loads the model.
+    Raises BadInput for a package that is none or was changed, a port that is taken, a host off loopback
+    without a token in FULLDECK_TOKEN, and gRPC without its extra; RunFailed if the engine dies while it loads
+    the model.
     """
 
     def read() -> Package:
@@ -81,17 +93,18 @@ def serve(
         contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        runner.run(_serve(package, read, listener, serving, scaling, token, on_ready))
+        runner.run(_serve(package, read, listener, (host, grpc_port), serving, scaling, token, on_ready))
 
 
 async def _serve(
     package: Package,
     read: Callable[[], Package],
     listener: socket.socket,
+    grpc_place: tuple[str, int | None],
     given: Serving | None,
     scaling: Scaling | None,
     token: str | None,
-    on_ready: Callable[[str], None] | None,
+    on_ready: Callable[[Addresses], None] | None,
 ) -> None:
     loop = asyncio.get_running_loop()
     serving = given or package.service.serving
@@ -108,11 +121,22 @@ async def _serve(
         version,
         serving.workers if scaling is None else scaling.bounded(serving.workers),
     )
-    app = App(served, metrics, token=token, admin_token=os.environ.get(ADMIN_TOKEN))
+    admin_token = os.environ.get(ADMIN_TOKEN)
+    app = App(served, metrics, token=token, admin_token=admin_token)
     add_repository(app, served)
     show(app, served, token=bool(token))
     deadline = serving.deadline_ms / 1000
     http = HttpServer(app, max_body=serving.max_body_bytes, deadline=deadline, max_connections=_descriptors())
+    host, grpc_port = grpc_place
+    over_grpc = None
+    if grpc_port is not None:
+        extra("grpc", "grpc")
+        from fulldeck.serving.grpc.server import GrpcServer
+
+        over_grpc = GrpcServer(
+            served, metrics, tokens=(token, admin_token), max_body=serving.max_body_bytes, deadline=deadline
+        )
+    grpc_address = None if over_grpc is None else await over_grpc.start(host, grpc_port or 0)
     stopping = _on_signals(loop)
     loop.add_signal_handler(signal.SIGHUP, served.load_soon)
     server = await loop.create_server(http.connection, sock=listener)
@@ -129,13 +153,13 @@ async def _serve(
         if loading.done():
             loading.result()
             if on_ready is not None:
-                on_ready(_url(listener))
+                on_ready(Addresses(_url(listener), grpc_address))
             await stopping_task
         else:
             loading.cancel()
             await asyncio.wait([loading])
         server.close()
-        await http.drain()
+        await asyncio.gather(http.drain(), *([over_grpc.drain()] if over_grpc is not None else []))
     finally:
         server.close()
         for task in background:
