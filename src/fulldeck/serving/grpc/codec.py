@@ -66,4 +66,4 @@ def _timeout(request: messages.ModelInferRequest) -> float | None:
     microseconds = request.parameters["timeout"].int64_param
     if microseconds <= 0:
         refuse('the parameter "timeout" must be a positive number of microseconds')
-    return microseconds / 1e6
+    return float(microseconds) / 1e6
