@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNTIME := .venv/.runtime
 READY := .venv/.ready
+BUDGET ?= 10m
 
 .PHONY: help run test test-slow test-services check setup bench evidence torture docs docs-serve generated new
 
@@ -33,8 +34,8 @@ bench: $(READY)  ## Overhead of the loop, beside other trainers; more in benchma
 	$(BIN)/pip install --quiet --constraint constraints.txt --group bench
 	$(BIN)/python benchmarks/loop_overhead.py
 
-evidence: $(READY)  ## What every instruction does, measured for docs/evidence: at most ten minutes each, on a quiet machine
-	$(BIN)/fulldeck verify --all --budget 10m --out docs/evidence
+evidence: $(READY)  ## What every instruction does, measured for docs/evidence on a quiet machine: BUDGET=10m each; goes on where it was left
+	$(BIN)/fulldeck verify --all --resume --budget $(BUDGET) --out docs/evidence
 
 torture: $(READY)  ## Runs killed at 300 points, pairs of processes at 50, faults and bad input at a server
 	$(BIN)/python benchmarks/torture.py

@@ -10,7 +10,7 @@ from typing import Any
 
 from fulldeck.catalogue import Entry
 from fulldeck.cli.show import allowed_values, plain_value
-from fulldeck.evidence.store import kept
+from fulldeck.evidence.store import kept, kept_refusals
 
 EVIDENCE = Path(__file__).parent / "evidence"
 """Where measurements of single instructions lie: one JSON document a file."""
@@ -189,8 +189,8 @@ def _evidence(entry: Entry) -> str:
     ]
     if declared["peer"]:
         parts.append(f"The same can be measured beside `{declared['peer']}`.")
-    found = measured(entry.name)
-    parts.append("Measured:" if found else "Not measured yet.")
+    found, refusals = measured(entry.name), refused(entry.name)
+    parts.append("Measured:" if found else "Not measured yet." if not refusals else "")
     if found:
         columns = (
             "workload",
@@ -202,7 +202,9 @@ def _evidence(entry: Entry) -> str:
             "machine",
         )
         parts.append(table(columns, [row for result in found for row in _measurements(result)]))
-    return "\n\n".join(parts)
+        parts += [f"On {one['workload']}: {one['reason']}." for one in found if one.get("reason")]
+    parts += [f"Not measured on {where(one)}: {one['reason']}." for one in refusals]
+    return "\n\n".join(part for part in parts if part)
 
 
 def measured(name: str) -> list[dict[str, Any]]:
@@ -210,31 +212,40 @@ def measured(name: str) -> list[dict[str, Any]]:
     return [result for _, result in kept(EVIDENCE) if result["name"] == name]
 
 
-def _measurements(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """A row for the figure that is claimed, one for each cost, and one for each peer beside it."""
+def refused(name: str) -> list[dict[str, Any]]:
+    """Likewise, why it could not be measured."""
+    return [result for _, result in kept_refusals(EVIDENCE) if result["name"] == name]
+
+
+def where(result: Mapping[str, Any]) -> str:
+    """The machine and the day of a measurement, and the revision of fulldeck."""
     machine = result["machine"]
     at = f", revision {result['revision']}" if result.get("revision") else ""
-    where = f"{machine['accelerator'] or machine['processor']}, {machine['cores']} cores, {result['time'][:10]}{at}"
+    return f"{machine['accelerator'] or machine['processor']}, {machine['cores']} cores, {result['time'][:10]}{at}"
+
+
+def _measurements(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """A row for the figure that is claimed, one for each cost, and one for each peer beside it."""
     for one in (result, *result["costs"], *result.get("peers", {}).values()):
         before = "" if one["baseline"] is None else f"{one['baseline']:.4g} → "
         yield (
             result["workload"],
             f"{one['metric']}, {one['peer']} in its place" if "peer" in one else one["metric"],
             f"{before}{one['treatment']:.4g}",
-            _effect(one),
+            effect(one),
             one.get("verdict", ""),
             f"{one['rounds']} {one.get('repeated', 'rounds')}",
-            where,
+            where(result),
         )
 
 
-def _effect(figure: Mapping[str, Any]) -> str:
+def effect(figure: Mapping[str, Any]) -> str:
     """The effect with its interval; of a figure that only the treatment has, the figure."""
     if figure["baseline"] is None:
         return f"{figure['treatment']:.4g}"
     scale = "{:.3g}x" if "difference" not in figure else "{:+.3g}"
-    effect = scale.format(figure.get("difference", figure.get("ratio")))
+    estimate = scale.format(figure.get("difference", figure.get("ratio")))
     if not all(map(math.isfinite, figure["interval"])):
-        return f"{effect} (too few for an interval)"
+        return f"{estimate} (too few for an interval)"
     low, high = (scale.format(value) for value in figure["interval"])
-    return f"{effect} [{low}, {high}]"
+    return f"{estimate} [{low}, {high}]"

@@ -8,7 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from instruction_page import table
+import instruction_page
+from instruction_page import effect, table, where
+
+from fulldeck.evidence.store import kept, kept_refusals
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 RESULTS = BENCHMARKS / "results"
@@ -17,9 +20,11 @@ LEFT_OUT = frozenset({"machine", "raw", "raw_ms", "start", "load_after", "rounds
 
 
 def page() -> str:
-    """A section for each result that is there."""
+    """What each instruction did, and a section for each result of a benchmark that is there."""
     parts = [
         "# Measurements",
+        *_evidence(),
+        "## Benchmarks",
         "Each table is made from a file in `benchmarks/results`, which the command above it wrote. Figures are "
         "those of the machine that is named; read them as ratios. An interval in brackets is the 95 % interval of "
         "the median.",
@@ -27,6 +32,41 @@ def page() -> str:
     for path in sorted(RESULTS.glob("*.json")):
         parts += _section(path)
     return "\n\n".join(parts)
+
+
+def _evidence() -> list[str]:
+    """What has been shown of each instruction; nothing if nothing has been measured."""
+    results = [result for _, result in kept(instruction_page.EVIDENCE)]
+    refusals = [result for _, result in kept_refusals(instruction_page.EVIDENCE)]
+    if not results and not refusals:
+        return []
+    holds = {True: "holds", False: "does not hold", None: "open"}
+    rows = [
+        (
+            *_of(result),
+            f"{result['metric']} {effect(result)}",
+            f"{result['claim']}: {holds[result['claim_holds']]}",
+            result["verdict"],
+            f"{result['rounds']} {result['repeated']}",
+        )
+        for result in results
+    ]
+    rows += [(*_of(one), "", "", f"{one['verdict']}: {one['reason']}", "") for one in refusals]
+    columns = ("no", "instruction", "workload", "effect [interval]", "claim", "verdict", "repeated")
+    machines = sorted({where(result) for result in (*results, *refusals)})
+    return [
+        "## What each instruction did",
+        "Made from the files in `docs/evidence`, which `make evidence` writes: each instruction against the same "
+        "recipe without it, on the workload that its evidence names. Effects with `x` are ratios, signed ones "
+        "differences. Costs, and the reasons of what is undecided, stand on each instruction's page.",
+        f"Measured on {'; '.join(machines)}.",
+        table(columns, sorted(rows)),
+    ]
+
+
+def _of(result: Mapping[str, Any]) -> tuple[str, str, str]:
+    name = result["name"]
+    return f"{result['number']:02d}", f"[`{name}`](instructions/{name}.md)", result["workload"]
 
 
 def _section(path: Path) -> list[str]:

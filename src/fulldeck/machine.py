@@ -34,10 +34,11 @@ def describe_machine() -> dict[str, Any]:
 
 
 def revision() -> str | None:
-    """The git commit of fulldeck's own source, with a + if it was changed since; None outside a checkout."""
+    """The git commit that last changed fulldeck's own source, with a + if it was changed since; None outside a
+    checkout."""
     try:
         _git("ls-files", "--error-unmatch", Path(__file__).name)
-        commit = _git("rev-parse", "--short=12", "HEAD")
+        commit = _git("log", "-1", "--format=%h", "--abbrev=12", "--", ".")
         return commit + ("+" if _git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

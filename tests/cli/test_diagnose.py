@@ -84,6 +84,8 @@ def test_a_finished_run(
     assert "a forward pass of one row takes" in answer.out
     assert "engine onnxruntime: available" in answer.out
     assert "hidden.0 + hidden.1" in answer.out
+    assert "at best, as measured on this machine: float32 " in answer.out
+    assert answer.out.splitlines()[-1] == f"fulldeck compile {finished}"
 
 
 @pytest.mark.parametrize(

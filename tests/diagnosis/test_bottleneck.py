@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fulldeck.diagnosis.bottleneck import LIMITS, beside, bottleneck, split_by_bound
@@ -69,3 +71,11 @@ def test_none_is_clear() -> None:
 def test_recompilations_are_told() -> None:
     (found,) = beside(findings(recompiles=3, forward=1.0))
     assert "3 times" in found["sentence"]
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.9])
+def test_a_narrower_type_that_is_no_faster_here_is_told(ratio: float) -> None:
+    product = replace(operator(0.9, "compute"), flops=1e9, in_bfloat16=ratio)
+    given = replace(findings(forward=1.0), bounds={"compute": 0.9}, operators=(product,))
+    said = "bfloat16 is no way out here, it takes 1.90x as long" in bottleneck(given)["sentence"]
+    assert said == (ratio > 1)

@@ -37,8 +37,10 @@ def test_the_bottleneck_is_named_and_what_is_done_about_it(plant: str, limit: st
     assert f"{bottleneck['share']:.0%}" in bottleneck["sentence"]
     names = [item["name"] for item in result["advice"]]
     if advised == "amp_optimizer" and not names:
-        pytest.skip("this processor has no fast bfloat16")  # and then nothing is to be predicted
-    if bottleneck["missing"] is None:
+        # A processor may list bfloat16 among its instructions and be slower with them; then it says so.
+        assert "bfloat16 is no way out here" in bottleneck["sentence"]
+        assert "narrower types" in bottleneck["missing"]
+    elif bottleneck["missing"] is None:
         assert advised in names[:2]
         assert 0 < result["advice"][0]["predicted"] < 1
     else:

@@ -82,7 +82,11 @@ def test_evidence_that_was_measured_is_shown(monkeypatch: pytest.MonkeyPatch, tm
     }
     result = figure | {
         "name": entry.name,
+        "number": entry.number,
         "workload": "digits",
+        "claim": "<= 0.6x",
+        "claim_holds": None,
+        "repeated": "rounds",
         "ratio": 0.5,
         "interval": [0.4, 0.6],
         "costs": [cost | {"difference": 0.002, "ratio": 1.002, "interval": [-0.001, 0.005]}],
@@ -99,6 +103,36 @@ def test_evidence_that_was_measured_is_shown(monkeypatch: pytest.MonkeyPatch, tm
     assert f"| digits | accuracy | 0.97 → 0.972 | +0.002 [-0.001, +0.005] | no difference | {where}" in text
     assert "| digits | steps, other in its place | 90 → 45 | 0.9x (too few for an interval) |" in text
     assert "Not measured yet." not in text
+    shown = measurement_page.page()
+    assert (
+        f"| {entry.number:02d} | [`{entry.name}`](instructions/{entry.name}.md) | digits | steps 0.5x"
+        in shown
+    )
+    assert "Measured on AMD EPYC, 2 cores, 2026-11-24, revision 0123abc." in shown
+
+
+def test_what_could_not_be_measured_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    entry = built_in()[0]
+    refusal = {
+        "name": entry.name,
+        "number": entry.number,
+        "workload": "digits",
+        "verdict": "not measured",
+        "reason": "there is no room",
+        "time": "2026-11-24T02:00:00+0000",
+        "revision": None,
+        "machine": {"processor": "AMD EPYC", "cores": 2, "accelerator": None},
+    }
+    (tmp_path / "one.json").write_text(json.dumps(refusal))
+    monkeypatch.setattr(instruction_page, "EVIDENCE", tmp_path)
+    assert "Not measured on AMD EPYC, 2 cores, 2026-11-24: there is no room." in instruction_page.page(entry)
+    assert "| not measured: there is no room |" in measurement_page.page()
+
+
+def test_without_measurements_the_pages_say_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(instruction_page, "EVIDENCE", tmp_path / "absent")
+    assert "Not measured yet." in instruction_page.page(built_in()[0])
+    assert "What each instruction did" not in measurement_page.page()
 
 
 def test_an_unknown_part_of_a_page_is_an_error() -> None:

@@ -137,6 +137,6 @@ def _next(result: Mapping[str, Any], recipe: str, page: Path) -> list[str]:
             lines.append(f"fulldeck diagnose {shlex.quote(recipe)} --verify --output better.yaml")
         else:
             lines.append(f"fulldeck run {shlex.quote(recipe)}")
-    elif result["kind"] == "inference" and result["advice"]:
-        lines.append(f"fulldeck show {result['advice'][0]['name']}")
+    elif result["kind"] == "inference":
+        lines.append(f"fulldeck compile {shlex.quote(result['run'])}")
     return lines

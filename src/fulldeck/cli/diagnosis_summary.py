@@ -33,6 +33,7 @@ def write_diagnosis(result: Mapping[str, Any]) -> None:
             write_text(f"No instruction here eases that. In the field: {limit['missing']}.", indent="  ")
     typer.echo()
     _write_operators(result)
+    write_text(_ceilings(result["ceilings"]), hanging="  ")
     if result["memory"]:
         kinds = {name: value for name, value in result["memory"].items() if name not in ("peak", "limit")}
         said = ", ".join(f"{name.replace('_', ' ')} {size(value)}" for name, value in kinds.items())
@@ -70,6 +71,11 @@ def _write_operators(result: Mapping[str, Any]) -> None:
 def _rates(sums: Mapping[str, float]) -> str:
     figure, unit = ("flops", "GFLOP/s") if sums["flops"] else ("bytes", "GB/s")
     return f"{sums[figure] / sums['milliseconds'] / 1e6:.3g} {unit}"
+
+
+def _ceilings(ceilings: Mapping[str, Any]) -> str:
+    rates = ", ".join(f"{dtype} {rate / 1e9:.3g}" for dtype, rate in ceilings["flops_per_s"].items())
+    return f"at best, as measured on this machine: {rates} GFLOP/s; {ceilings['bytes_per_s'] / 1e9:.3g} GB/s"
 
 
 def _write_model(result: Mapping[str, Any]) -> None:

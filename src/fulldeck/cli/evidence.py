@@ -27,16 +27,17 @@ def command(
     json: Json = False,
 ) -> None:
     """List the measurements that have been made: verdict, figure with interval, claim, day, machine."""
-    from fulldeck.evidence.store import kept, kept_contributions
+    from fulldeck.evidence.store import as_json, kept, kept_contributions, kept_refusals
 
     results = [result for _, result in kept(out)]
+    refusals = [result for _, result in kept_refusals(out)]
     if page is not None:
         from fulldeck.report import write_evidence
 
         write_evidence(results, [result for _, result in kept_contributions(out)], page)
     if json:
-        write_json(results)
-    elif not results:
+        write_json(as_json([*results, *refusals]))
+    elif not results and not refusals:
         typer.echo(f"nothing has been measured in {out}/; begin with: fulldeck verify amp_optimizer --quick")
     else:
         rows = [
@@ -48,6 +49,10 @@ def command(
                 f"{said(result)} ({result['machine']['accelerator'] or result['machine']['processor']})",
             )
             for result in results
+        ]
+        rows += [
+            (one["name"], one["workload"], one["verdict"], one["time"][:10], one["reason"])
+            for one in refusals
         ]
         write_table(("instruction", "workload", "verdict", "day", "shown"), rows)
     if page is not None and not json:

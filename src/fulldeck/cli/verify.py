@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fulldeck.cli.completion import instruction_names
 from fulldeck.cli.output import Json, write_json, write_table, write_text
 from fulldeck.errors import BadInput, RunFailed
 
@@ -16,9 +17,14 @@ EXAMPLE = "fulldeck verify amp_optimizer --quick"
 
 
 def command(
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="An instruction; left out: see --recipe and --all.")
-    ] = None,
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME...]",
+            help="Instructions; left out: see --recipe and --all.",
+            autocompletion=instruction_names,
+        ),
+    ] = [],  # noqa: B006
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -38,6 +44,13 @@ def command(
     against: Annotated[
         str | None, typer.Option(help="Also measure this library, doing the same on the same workload.")
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Leave out what --out holds already of this fulldeck on this machine, as thorough as asked.",
+        ),
+    ] = False,
     out: Annotated[Path, typer.Option(help="Where results are kept.")] = Path("evidence"),
     json: Json = False,
 ) -> None:
@@ -50,10 +63,15 @@ def command(
     from fulldeck.evidence.measurement import budget_seconds
     from fulldeck.evidence.store import as_json
 
-    if (name is None) == (not everything) and recipe is None:
+    if bool(names) == everything and recipe is None:
         raise BadInput("say what to verify: an instruction's NAME, --all, or --recipe RECIPE")
+    if resume and (recipe is not None or against is not None):
+        raise BadInput(
+            "--resume is for instructions on their own workloads; leave --recipe and --against out"
+        )
     seconds = None if budget is None else budget_seconds(budget)
-    if name is None and recipe is not None:
+    one = len(names) == 1 or not (names or everything)
+    if not names and recipe is not None:
         if everything:
             raise BadInput("--all measures each instruction on its own workload; leave --recipe out")
         results = [_contributions(recipe, quick, seconds, out)]
@@ -61,29 +79,41 @@ def command(
             write_contributions(results[0])
     else:
         results = []
-        for result in _verdicts(name, recipe, quick, seconds, against, out):
+        for result in _verdicts(names, recipe, quick, seconds, against, resume, out):
             results.append(result)
             # One that takes long is not kept waiting for the others.
             if not json:
                 write_verdict(result)
     if json:
-        write_json(as_json(results if everything else results[0]))
+        write_json(as_json(results[0] if one else results))
     if any(result.get("status") == "interrupted" for result in results):
         raise typer.Exit(130)
 
 
 def _verdicts(
-    name: str | None, recipe: str | None, quick: bool, budget: float | None, against: str | None, out: Path
+    names: list[str],
+    recipe: str | None,
+    quick: bool,
+    budget: float | None,
+    against: str | None,
+    resume: bool,
+    out: Path,
 ) -> Iterator[dict[str, Any]]:
+    """One after the other, each kept as soon as it is there; all there are if none is named."""
     from fulldeck.catalogue import catalogue
     from fulldeck.cli.telling import telling
     from fulldeck.evidence.peers import installed
+    from fulldeck.evidence.resume import standing
     from fulldeck.evidence.store import keep
-    from fulldeck.evidence.verify import verify
+    from fulldeck.evidence.verify import refused, verify
 
-    everything = name is None
-    for entry in catalogue() if name is None else [catalogue().find(name)]:
-        beside = installed(entry.evidence["peer"]) if everything and against is None else against
+    wanted = [catalogue().find(name) for name in names] or list(catalogue())
+    stands = standing(out, quick=quick, budget=budget) if resume else {}
+    for entry in wanted:
+        if entry.name in stands:
+            yield stands[entry.name]
+            continue
+        beside = against if names or against is not None else installed(entry.evidence["peer"])
         try:
             with telling() as tell:
                 result = verify(
@@ -95,13 +125,12 @@ def _verdicts(
                     tell=lambda text, one=entry.name, tell=tell: tell(f"{one}: {text}"),  # type: ignore[misc]
                 )
         except (BadInput, RunFailed) as error:
-            if not everything:
+            if len(names) == 1:
                 raise
             # One that cannot be measured must not hide what the others do.
-            yield {"name": entry.name, "verdict": "not measured", "reason": str(error)}
-            continue
+            result = refused(entry.name, str(error), quick=quick, budget=budget)
         yield result | {"file": str(keep(result, out))}
-        if result["status"] == "interrupted":
+        if result.get("status") == "interrupted":
             return
 
 
@@ -123,6 +152,8 @@ def write_verdict(result: Mapping[str, Any]) -> None:
             write_text(said(figure), indent="  ", hanging="  ")
     if "reason" in result:
         write_text(result["reason"], indent="  ", hanging="  ")
+    if late := result.get("not_measured"):
+        write_text(f"no time was left for {', '.join(late)}", indent="  ", hanging="  ")
 
 
 def said(figure: Mapping[str, Any]) -> str:

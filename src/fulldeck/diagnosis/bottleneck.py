@@ -13,6 +13,8 @@ CLEAR = 0.4
 """Share of the step from which a limit is the bottleneck; below it the largest is named as one among several."""
 PADDED = 0.1
 """Share of padding worth saying: less is gained back by no means without other cost."""
+GAINS_NOTHING = 0.95
+"""Time in bfloat16 as a share of that in float32 from which it is not worth a try."""
 COMPUTING = ("forward", "backward")
 OF_THE_UPDATE = frozenset({"aten::embedding_dense_backward"})
 """Operators of backward that fill a gradient for every row of a table, for an update that then reads it all."""
@@ -140,9 +142,27 @@ def _because(name: str, findings: Findings) -> str:
             calls = sum(one.calls for one in findings.operators)
             return f": {calls:,.0f} operators in {milliseconds(1000 * findings.step_seconds)}"
         if worst:
-            share = findings.share((worst[0],))
-            return f", most of all {worst[0].name.removeprefix('aten::')} ({share:.0%})"
+            costliest, share = _costliest(worst, findings)
+            said = f", most of all {costliest} ({share:.0%})"
+            return said + (_no_gain_in_bfloat16(worst) if name == "compute" else "")
     return ""
+
+
+def _costliest(operators: Sequence[Operator], findings: Findings) -> tuple[str, float]:
+    """The name whose operators, whatever their shapes, take most of the step, and their share of it."""
+    names = dict.fromkeys(one.name for one in operators)
+    shares = {name: findings.share(tuple(one for one in operators if one.name == name)) for name in names}
+    name = max(shares, key=lambda one: shares[one])
+    return name.removeprefix("aten::"), shares[name]
+
+
+def _no_gain_in_bfloat16(operators: Sequence[Operator]) -> str:
+    """Where a narrower type, the first thing that comes to mind, was tried and is no faster on this machine."""
+    tried = [(one.seconds, one.in_bfloat16) for one in operators if one.in_bfloat16 is not None]
+    if not tried:
+        return ""
+    ratio = sum(seconds * ratio for seconds, ratio in tried) / sum(seconds for seconds, _ in tried)
+    return f"; bfloat16 is no way out here, it takes {ratio:.2f}x as long" if ratio >= GAINS_NOTHING else ""
 
 
 def _named(name: str, share: float, clear: bool, sentence: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What this machine can do at best, measured here: arithmetic in each type, memory, the cost of an operator.
 
 Kept per machine, number of threads and version of torch in the user's cache folder, so that it is measured
-once. A ceiling is the best of many tries: whatever else runs on the machine only ever slows them.
+once. A ceiling is the best of many tries: whatever else runs on the machine only ever slows them. What was
+measured beside other work is measured again the next time, and the better figures of both are kept.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from fulldeck.errors import BadInput
 from fulldeck.files import write_json
 from fulldeck.machine import processor
 
-SCHEMA = 1
+SCHEMA = 2
 SECONDS_EACH = 0.25
 FLOATS = ("float32", "bfloat16", "float16")
 INT8 = "int8"
@@ -64,12 +65,15 @@ def ceilings(device: torch.device, *, fresh: bool = False) -> Ceilings:
     """
     key = _key(device)
     path = cache_folder() / f"ceilings-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
-    if not fresh and (kept := _kept(path, key)) is not None:
+    kept, busy = (None, True) if fresh else _kept(path, key)
+    if kept is not None and not busy:
         return kept
     found = measure_ceilings(device)
+    if kept is not None:
+        found = better_of(found, kept)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"key": key, "ceilings": asdict(found)})
+        write_json(path, {"key": key, "ceilings": asdict(found), "busy": _busy()})
     except (OSError, BadInput):
         pass  # a read-only home costs two seconds each time, and nothing else
     return found
@@ -78,6 +82,16 @@ def ceilings(device: torch.device, *, fresh: bool = False) -> Ceilings:
 def cache_folder() -> Path:
     """`fulldeck` in XDG_CACHE_HOME, else in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fulldeck"
+
+
+def better_of(one: Ceilings, other: Ceilings) -> Ceilings:
+    """Each figure from where it is better."""
+    types = [*one.flops_per_s, *(name for name in other.flops_per_s if name not in one.flops_per_s)]
+    return Ceilings(
+        {name: max(one.flops_per_s.get(name, 0.0), other.flops_per_s.get(name, 0.0)) for name in types},
+        max(one.bytes_per_s, other.bytes_per_s),
+        min(one.launch_s, other.launch_s),
+    )
 
 
 def measure_ceilings(device: torch.device) -> Ceilings:
@@ -130,9 +144,15 @@ def _key(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _kept(path: Path, key: Mapping[str, Any]) -> Ceilings | None:
+def _busy() -> bool:
+    """Whether there is more to do than this process does."""
+    return os.getloadavg()[0] > (os.cpu_count() or 1)
+
+
+def _kept(path: Path, key: Mapping[str, Any]) -> tuple[Ceilings | None, bool]:
+    """What is kept, and whether it was measured beside other work."""
     try:
         value = json.loads(path.read_bytes())
-        return Ceilings(**value["ceilings"]) if value["key"] == key else None
+        return (Ceilings(**value["ceilings"]), value["busy"]) if value["key"] == key else (None, True)
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # absent, or of another version
+        return None, True  # absent, or of another version

@@ -12,11 +12,21 @@ from fulldeck.errors import BadInput
 from fulldeck.files import write_json
 
 DEFAULT = Path("evidence")
+NOT_MEASURED = "not measured"
+"""The verdict on an instruction that could not be measured; beside it there is only the reason."""
 
 
 def keep(result: Mapping[str, Any], folder: Path = DEFAULT) -> Path:
-    """Write `result` to NAME-on-WORKLOAD.json in `folder`, replacing an older one; return the file."""
-    return _write(result, folder, f"{result['name']}-on-{result['workload']}")
+    """Write `result` to NAME-on-WORKLOAD.json in `folder`, replacing an older one; return the file.
+
+    A refusal (NOT_MEASURED) goes to NAME-not-measured.json, so that it replaces no measurement.
+    """
+    refusal = f"{result['name']}-not-measured"
+    if result["verdict"] == NOT_MEASURED:
+        return _write(result, folder, refusal)
+    path = _write(result, folder, f"{result['name']}-on-{result['workload']}")
+    (folder / f"{refusal}.json").unlink(missing_ok=True)
+    return path
 
 
 def keep_contributions(result: Mapping[str, Any], folder: Path = DEFAULT) -> Path:
@@ -25,8 +35,13 @@ def keep_contributions(result: Mapping[str, Any], folder: Path = DEFAULT) -> Pat
 
 
 def kept(folder: Path = DEFAULT) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The results in `folder`, by name. Raises BadInput for a file that is none."""
-    return ((path, result) for path, result in _read(folder) if "verdict" in result)
+    """The measurements in `folder`, by name. Raises BadInput for a file that is none."""
+    return ((path, one) for path, one in _read(folder) if one.get("verdict", NOT_MEASURED) != NOT_MEASURED)
+
+
+def kept_refusals(folder: Path = DEFAULT) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """What could not be measured and why, as far as it is kept in `folder`. Raises BadInput likewise."""
+    return ((path, one) for path, one in _read(folder) if one.get("verdict") == NOT_MEASURED)
 
 
 def kept_contributions(folder: Path = DEFAULT) -> Iterator[tuple[Path, dict[str, Any]]]:

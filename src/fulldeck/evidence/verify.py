@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from fulldeck.evidence.measurement import (
 )
 from fulldeck.evidence.peers import peer
 from fulldeck.evidence.statistics import LOOKS
+from fulldeck.evidence.store import NOT_MEASURED
 from fulldeck.instruction import Instruction
 from fulldeck.machine import describe_machine, revision
 from fulldeck.pipeline.run import situation
@@ -75,6 +77,8 @@ def verify(
     measured = _measure_all(claims, recipes, instruction, setting)
     first, *costs = measured
     interrupted = any(one.ended == INTERRUPTED for one in measured)
+    # Where an arm fails the folder stays: its log is named.
+    shutil.rmtree(setting.folder, ignore_errors=True)
     return {
         "schema": SCHEMA,
         "name": instruction.card.name,
@@ -84,12 +88,35 @@ def verify(
         "workload": baseline.workload.name,
         **first.to_json(),
         "costs": [cost.to_json() for cost in costs],
-        "not_measured": list(claims)[len(measured) :],
+        "not_measured": [name for name in claims if name not in {one.metric for one in measured}],
         "peers": first.peers,
         "samples": {one.metric: as_rows(one.samples) for one in measured},
         "status": "interrupted" if interrupted else "finished",
         "quick": quick,
+        "budget": budget,
         "seconds": round(time.monotonic() - started, 1),
+        **_here_and_now(),
+    }
+
+
+def refused(name: str, reason: str, *, quick: bool = False, budget: float | None = None) -> dict[str, Any]:
+    """What is kept of an instruction that could not be measured on the workload that its evidence names."""
+    entry = catalogue().find(name)
+    return {
+        "schema": SCHEMA,
+        "name": entry.name,
+        "number": entry.number,
+        "workload": entry.evidence["workload"],
+        "verdict": NOT_MEASURED,
+        "reason": reason,
+        "quick": quick,
+        "budget": budget,
+        **_here_and_now(),
+    }
+
+
+def _here_and_now() -> dict[str, Any]:
+    return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "machine": describe_machine(),
         "revision": revision(),
@@ -124,6 +151,13 @@ def _measure_all(
     seeds: Seeds | None = None
     found: list[Measured] = []
     for metric, claim in claims.items():
+        # What seeds have told already takes no more time.
+        if (
+            found
+            and found[-1].ended is not None
+            and (seeds is None or metric in IN_ROUNDS or metric == AFRESH)
+        ):
+            continue
         try:
             if metric in IN_ROUNDS:
                 found.append(timed(metric, claim, recipes, setting))
@@ -140,7 +174,5 @@ def _measure_all(
                 raise KeyboardInterrupt from None
             if not found:
                 raise
-            break
-        if found[-1].ended is not None:
             break
     return found
