@@ -57,6 +57,23 @@ def test_names_never_cover_each_other_and_stay_inside(size: tuple[int, int]) -> 
     assert all(0 <= label["x"] <= size[0] and 0 <= label["y"] <= size[1] for label in labels)
 
 
+def test_the_name_of_the_memorys_roof_makes_room_for_marks() -> None:
+    alone = roofline([operator("mm", "forward", 1.0, 1e9, 1e6)], CEILINGS, 820, 480)["memory"]
+    x, y = alone["x"] + 4, alone["y"] + 6
+    there = None
+    for intensity in [1.02**power for power in range(400)]:
+        moved = 1e6
+        one = operator("mv", "forward", 1.0, intensity * moved, moved) | {
+            "flops_per_s": intensity * CEILINGS["bytes_per_s"]
+        }
+        drawn = roofline([operator("mm", "forward", 1.0, 1e9, 1e6), one], CEILINGS, 820, 480)
+        at = middle(drawn["marks"][1]["path"])
+        if math.hypot(at[0] - x, at[1] - y) < 10:
+            there = drawn["memory"]
+    assert there is not None
+    assert abs(there["x"] - alone["x"]) > 20
+
+
 @pytest.mark.parametrize(
     "odd",
     [

@@ -34,7 +34,7 @@ def command(
     if page is not None:
         from fulldeck.report import write_evidence
 
-        write_evidence(results, [result for _, result in kept_contributions(out)], page)
+        write_evidence(results, [result for _, result in kept_contributions(out)], page, refusals)
     if json:
         write_json(as_json([*results, *refusals]))
     elif not results and not refusals:

@@ -61,5 +61,5 @@ def _blocked(recipe: Recipe, item: dict[str, Any]) -> str | None:
     try:
         make_plan(added, situation(added))
     except BadInput as error:
-        return str(error)
+        return "; ".join(str(error).splitlines())
     return None

@@ -54,13 +54,18 @@ def write_diagnosis(result: Mapping[str, Any], path: Path) -> None:
 
 
 def write_evidence(
-    results: Sequence[Mapping[str, Any]], contributions: Sequence[Mapping[str, Any]], path: Path
+    results: Sequence[Mapping[str, Any]],
+    contributions: Sequence[Mapping[str, Any]],
+    path: Path,
+    refusals: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write results of `fulldeck verify`, and of `fulldeck verify --recipe` alone, as a page to `path`.
 
+    `refusals` are the instructions that could not be measured.
+
     Raises BadInput if `path` cannot be written.
     """
-    write_text(path, render("evidence.html", **evidence_content(results, contributions)))
+    write_text(path, render("evidence.html", **evidence_content(results, contributions, refusals)))
 
 
 def write_tuning(result: Mapping[str, Any], path: Path) -> None:

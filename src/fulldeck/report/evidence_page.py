@@ -21,13 +21,19 @@ VERDICTS = {
 """What is said of an instruction, in this order."""
 
 
-def evidence_content(results: Sequence[Result], contributions: Sequence[Result]) -> dict[str, Any]:
-    """The variables of evidence.html, from kept results and what `fulldeck verify --recipe` kept."""
+def evidence_content(
+    results: Sequence[Result], contributions: Sequence[Result], refusals: Sequence[Result] = ()
+) -> dict[str, Any]:
+    """The variables of evidence.html, from kept results, what `fulldeck verify --recipe` kept, and refusals."""
     return {
         "sentence": _sentence(results),
         "forests": _forests(results),
         "results": [_line(result) for result in results],
-        "unsure": [(one["name"], one["workload"], one["reason"]) for one in results if one.get("reason")],
+        "unsure": [
+            (one["name"], one["workload"], one["reason"])
+            for one in (*results, *refusals)
+            if one.get("reason")
+        ],
         "matrices": [interaction_matrix(result) for result in contributions],
         "machines": _machines([*results, *contributions]),
     }
@@ -99,6 +105,7 @@ def _line(result: Result) -> dict[str, Any]:
         "holds": {True: "holds", False: "does not hold", None: "open"}[result["claim_holds"]],
         "verdict": result["verdict"],
         "rounds": result["rounds"],
+        "repeated": result.get("repeated", "rounds"),
         "quick": result["quick"],
         "interrupted": result["status"] == "interrupted",
         "costs": [

@@ -25,6 +25,8 @@ SMALL, LARGE = 3.5, 13.0
 """Radii of marks."""
 LETTER, LINE = 6.3, 13
 """Width and height of a letter, about."""
+ALONG = (0.45, 0.3, 0.6, 0.2, 0.75)
+"""Of the memory's roof: where its label may stand, the first before the others."""
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
 Mark = tuple[float, float, float]
@@ -84,6 +86,7 @@ class _Plot:
 
     def drawing(self) -> dict[str, Any]:
         roofs = self._roofs()
+        places = self._places()
         memory = self._memory_roof()
         return {
             "width": self.width,
@@ -98,7 +101,7 @@ class _Plot:
             "ticks_y": [(self.y(value), si(value, "")) for value in self.up.ticks()],
             "roofs": roofs,
             "memory": memory,
-            "marks": self._marks(),
+            "marks": self._marks(places),
         }
 
     def _roofs(self) -> list[dict[str, Any]]:
@@ -127,23 +130,40 @@ class _Plot:
         x0, y0 = self.start, self.y(self.across.low * self.memory)
         x1, y1 = self.x(top / self.memory), self.y(top)
         begin = f"M{LEFT} {y0}H{x0}" if self.has_lane else f"M{x0} {y0}"
-        middle = 0.45
+        text = f"memory {si(self.memory, 'B/s')}"
+        angle = math.atan2(y1 - y0, x1 - x0)
+        along = [(x0 + share * (x1 - x0) - 4, y0 + share * (y1 - y0) - 6) for share in ALONG]
+        boxes = [self._slanted(x, y, angle, len(text)) for x, y in along]
+        # Where it covers the fewest marks; they have no other place.
+        best = min(range(len(ALONG)), key=lambda place: sum(map(self._covered, boxes[place])))
+        self.taken += boxes[best]
         return {
             "path": f"{begin}L{x1} {y1}",
-            "text": f"memory {si(self.memory, 'B/s')}",
-            "x": round(x0 + middle * (x1 - x0) - 4, 1),
-            "y": round(y0 + middle * (y1 - y0) - 6, 1),
-            "angle": round(math.degrees(math.atan2(y1 - y0, x1 - x0)), 1),
+            "text": text,
+            "x": round(along[best][0], 1),
+            "y": round(along[best][1], 1),
+            "angle": round(math.degrees(angle), 1),
         }
 
-    def _marks(self) -> list[dict[str, Any]]:
+    def _slanted(self, x: float, y: float, angle: float, letters: int) -> list[Box]:
+        """Where each letter of a text stands whose middle is (x, y)."""
+        places = [LETTER * (place + 0.5 - letters / 2) for place in range(letters)]
+        middles = [(x + at * math.cos(angle), y - 4 + at * math.sin(angle)) for at in places]
+        return [(a - LETTER / 2, b - LINE / 2, a + LETTER / 2, b + LINE / 2) for a, b in middles]
+
+    def _ordered(self) -> list[Mapping[str, Any]]:
+        return sorted(self.operators, key=lambda one: -one["milliseconds"])
+
+    def _places(self) -> list[Mark]:
         most = max((one["milliseconds"] for one in self.operators), default=0) or 1
-        ordered = sorted(self.operators, key=lambda one: -one["milliseconds"])
         places: list[Mark] = []
-        for one in ordered:
+        for one in self._ordered():
             x, y, r = place = self._place(one, most, places)
             places.append(place)
             self.taken.append((x - r, y - r, x + r, y + r))
+        return places
+
+    def _marks(self, places: Sequence[Mark]) -> list[dict[str, Any]]:
         return [
             {
                 "path": _shape(one["phase"], x, y, r),
@@ -151,7 +171,7 @@ class _Plot:
                 "title": _title(one),
                 "label": self._label(one["name"].removeprefix("aten::"), x, y, r),
             }
-            for one, (x, y, r) in zip(ordered, places, strict=True)
+            for one, (x, y, r) in zip(self._ordered(), places, strict=True)
         ]
 
     def _place(self, one: Mapping[str, Any], most: float, others: Sequence[Mark]) -> Mark:
