@@ -93,7 +93,11 @@ _STATIC_ONLY = ("nncf", "torch")
     goals={"fast", "small", "balanced"},
     touches={"dtype", "artifact"},
     evidence=Evidence(
-        workload="digits", metric="artifact_bytes", expect="<= 0.286x", cost={"accuracy": ">= -0.005"}
+        workload="digits",
+        metric="artifact_bytes",
+        expect="<= 0.286x",
+        cost={"accuracy": ">= -0.005"},
+        beside=("onnx_export",),
     ),
 )
 class PostTrainingQuantization(Instruction):

@@ -34,14 +34,20 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fulldeck.instruction import Evidence, Instruction, instruction, param
+from fulldeck.instruction import Evidence, Instruction, Prediction, instruction, param
 from fulldeck.instructions.training.train_step_compilation.compiled_model import Region, compile_model
 from fulldeck.instructions.training.train_step_compilation.padding import pad_to_multiple
 
 if TYPE_CHECKING:
+    from fulldeck.diagnosis.findings import Findings
     from fulldeck.training.loop import TrainingLoop
 
 __all__ = ["TrainStepCompilation", "compile_model", "pad_to_multiple"]
+
+_LEFT = 0.5
+"""Of the time of starting operators and of moving bytes between them, what compiled code still takes."""
+_WORTH_TRYING = 0.9
+"""Predicted time of a step, as a share of the present one, above which nothing is predicted."""
 
 
 @instruction(
@@ -80,6 +86,27 @@ class TrainStepCompilation(Instruction):
     cache: str | None = param(
         None, doc="Folder that keeps compiled code; left out: torch's own, among the temporary files."
     )
+
+    @classmethod
+    def predict(cls, findings: Findings) -> Prediction | None:
+        """Of starting operators, and of moving bytes between those that do no products, a part is left."""
+        moving = tuple(
+            one
+            for one in findings.operators
+            if one.bound == "memory" and not one.flops and one.phase in ("forward", "backward")
+        )
+        launching, moved = findings.bounds.get("launch", 0.0), findings.share(moving)
+        ratio = 1 - (1 - _LEFT) * (launching + moved)
+        if findings.kind != "training" or ratio > _WORTH_TRYING:
+            return None
+        return Prediction(
+            "step_time",
+            ratio,
+            f"starting operators is {launching:.0%} of a step, and operators that move bytes without products are "
+            f"{moved:.0%}; compiled into few kernels, about {_LEFT:.0%} of that is left",
+            "seconds to minutes of compilation before the first step",
+            eases=("launch", "memory"),
+        )
 
     def attach(self, loop: TrainingLoop) -> None:
         """Compile, compare with one batch, and let training run compiled.
