@@ -23,8 +23,8 @@ def found(plant: str) -> dict[str, Any]:
     ("plant", "limit", "advised"),
     [
         ("slow_loader", "data", "prefetching"),
-        ("elementwise", "memory", "fusing"),
-        ("tiny_kernels", "launch", "compiling"),
+        ("elementwise", "memory", "train_step_compilation"),
+        ("tiny_kernels", "launch", "train_step_compilation"),
         ("embedding_table", "optimizer", "sparse"),
         ("products", "compute", "amp_optimizer"),
     ],

@@ -59,6 +59,20 @@ def test_what_is_narrow_or_gains_nothing_is_not_narrowed(product: Operator) -> N
     assert instruction("amp_optimizer").predict(replace(NOTHING, operators=(product, OTHER))) is None
 
 
+def test_compiling_saves_half_of_starting_operators_and_of_moving_bytes_between_them() -> None:
+    within = replace(OTHER, seconds=0.2, calls=3)
+    given = replace(NOTHING, operators=(PRODUCT, within, replace(OTHER, phase="optimizer")))
+    given = replace(given, bounds={"launch": 0.2, "memory": 0.2, "compute": 0.6})
+    predicted = instruction("train_step_compilation").predict(given)
+    assert predicted is not None
+    assert predicted.ratio == pytest.approx(1 - 0.5 * (0.2 + 0.2))
+    assert set(predicted.eases) == {"launch", "memory"}
+    assert "starting operators is 20% of a step" in predicted.reason
+    # With little to gain nothing is said.
+    little = replace(given, operators=(PRODUCT,), bounds={"launch": 0.1, "compute": 0.9})
+    assert instruction("train_step_compilation").predict(little) is None
+
+
 def test_int8_takes_a_quarter_of_what_it_quantises() -> None:
     layers = (Layer("a", "Linear", 600, {"int8": 0.01, "bfloat16": 0.0}), Layer("b", "Embedding", 400, {}))
     found = replace(NOTHING, kind="inference", layers=layers, model_bytes=1000)

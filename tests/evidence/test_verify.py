@@ -19,6 +19,7 @@ from fulldeck.evidence.claim import Claim
 from fulldeck.evidence.contributions import contributions
 from fulldeck.evidence.measured import outcomes
 from fulldeck.evidence.measurement import Seeds, budget_seconds
+from fulldeck.evidence.peers import accelerate
 from fulldeck.evidence.store import keep, kept
 from fulldeck.evidence.verify import arms_of, verify
 
@@ -135,6 +136,17 @@ def test_a_peer_that_is_unknown_or_does_not_fit() -> None:
         verify("amp_optimizer", against="acelerate")
     with pytest.raises(BadInput, match="peers are only timed in training"):
         verify("weight_averaging", against="pytorch")
+
+
+def test_a_peer_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accelerate, "MODULE", "a_library_that_is_not_there")
+    with pytest.raises(BadInput, match="the peer accelerate is not installed: pip install accelerate"):
+        verify("amp_optimizer", against="accelerate")
+
+
+def test_a_baseline_that_fails(planted: None, tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"the arm baseline failed: ZeroDivisionError: planted.*log.txt"):
+        verify("planted_delay", recipe=recipe(tmp_path, "planted_failure"), quick=True)
 
 
 def test_a_device_that_is_not_here_is_refused(tmp_path: Path) -> None:

@@ -95,7 +95,9 @@ class TrainStepCompilation(Instruction):
             for one in findings.operators
             if one.bound == "memory" and not one.flops and one.phase in ("forward", "backward")
         )
-        launching, moved = findings.bounds.get("launch", 0.0), findings.share(moving)
+        # One alone has no neighbour to be fused with.
+        several = sum(one.calls for one in moving) >= 2
+        launching, moved = findings.bounds.get("launch", 0.0), findings.share(moving) if several else 0.0
         ratio = 1 - (1 - _LEFT) * (launching + moved)
         if findings.kind != "training" or ratio > _WORTH_TRYING:
             return None
