@@ -80,7 +80,7 @@ _SPARED = 0.5
         "train_step_compilation": "the compiler must see what is recomputed; it compiles the forward it finds"
     },
     evidence=Evidence(
-        workload="stdlib_text", metric="peak_memory", expect="<= 0.8x", cost={"step_time": "<= 1.4x"}
+        workload="stdlib_text", metric="peak_memory", expect="<= 0.85x", cost={"step_time": "<= 1.4x"}
     ),
 )
 class GradientCheckpointing(Instruction):
