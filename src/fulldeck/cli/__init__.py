@@ -20,6 +20,7 @@ from fulldeck.cli import (
     doctor,
     evidence,
     explain,
+    fingerprint,
     init,
     listing,
     new,
@@ -58,6 +59,7 @@ COMMANDS = {
     "evidence": evidence,
     "dashboard": dashboard,
     "tune": tune,
+    "fingerprint": fingerprint,
 }
 """Name to the module that holds its `command` and an `EXAMPLE`."""
 
