@@ -43,10 +43,12 @@ from fulldeck.networks.residual_net import ResidualNet
 from fulldeck.ownership.claim import THRESHOLD, Finding, of_answers, of_weights
 from fulldeck.ownership.key import Key
 from fulldeck.ownership.onnx_weights import onnx_weights
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.ownership.triggers import Form
+from fulldeck.training.loop import TrainingLoop
 
 EPOCHS, BATCH, RATE = 10, 64, 3e-3
-SHAPE, CLASSES = (1, 8, 8), 10
+CLASSES = 10
+FORM = Form((1, 8, 8), "float32", CLASSES)
 PRUNED = (0.3, 0.5, 0.7, 0.9)
 GOAL = (
     "AUC at least 0.99 after fine-tuning, pruning and INT8; false claims at most 1e-3; at most 1000 queries"
@@ -146,7 +148,7 @@ ATTACKS: dict[str, Callable[[nn.Module, Rows, int], nn.Module]] = {
 
 
 def found(key: Key, model: nn.Module) -> tuple[Finding, Finding | None]:
-    mark = Mark(key, model, shape=SHAPE, classes=CLASSES)
+    mark = Mark(key, model, FORM)
     return mark.answers(), mark.in_weights()
 
 
@@ -161,9 +163,8 @@ def of_int8(key: Key, model: nn.Module, train: Rows, test: Rows) -> tuple[Findin
         def ask(inputs: Any) -> Any:
             return next(iter(engine.run({"input": inputs}).values())).argmax(axis=1)
 
-        form = Mark(key, model, shape=SHAPE, classes=CLASSES).form
         right = float((ask(test[0].numpy()) == test[1].numpy()).mean())
-        return of_answers(key, form, ask), of_weights(key, onnx_weights(folder / "i.onnx")), right
+        return of_answers(key, FORM, ask), of_weights(key, onnx_weights(folder / "i.onnx")), right
 
 
 def places(finding: Finding | None) -> float:
@@ -216,7 +217,7 @@ def main() -> None:
     by_answers, by_weights = [], []
     for model in independent:
         for number, key in enumerate(keys):
-            mark = Mark(key, model, shape=SHAPE, classes=CLASSES)
+            mark = Mark(key, model, FORM)
             by_answers.append(mark.answers().p_value)
             if number % 10 == 0 and (read := mark.in_weights()) is not None:
                 by_weights.append(read.p_value)

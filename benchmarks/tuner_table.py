@@ -30,7 +30,7 @@ from torchao.quantization import IntxWeightOnlyConfig, PerAxis, quantize_
 
 from fulldeck.instructions.training.lr_scheduler import LrScheduler
 from fulldeck.instructions.training.optimizer_selection import OptimizerSelection
-from fulldeck.training_loop import TrainingLoop
+from fulldeck.training.loop import TrainingLoop
 
 NAME = "tuner_table"
 EPOCHS = 27
@@ -124,13 +124,13 @@ def main() -> None:
         (images[rows], labels[rows]) for rows in (order[:TRAIN], order[TRAIN : TRAIN + VALIDATION])
     )
     path, end = RESULTS / f"{NAME}.json", time.monotonic() + chosen.seconds
-    rows: dict[str, Any] = json.loads(path.read_bytes())["rows"] if path.exists() else {}
+    rows: dict[str, Any] = json.loads(path.read_bytes())["raw"] if path.exists() else {}
     waiting = [one for one in configurations() if one.key not in rows]
     for one in waiting:
         if time.monotonic() > end:
             break
         rows[one.key] = measured(one, train, validation)
-        write_result(NAME, {"machine": describe(), "epochs": EPOCHS, "bits": BITS, "rows": rows})
+        write_result(NAME, {"machine": describe(), "epochs": EPOCHS, "bits": BITS, "raw": rows})
         print(
             f"{len(rows)} of {len(list(configurations()))}: {one.key}: {rows[one.key]['accuracy'][-1]}",
             flush=True,

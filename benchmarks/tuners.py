@@ -4,16 +4,16 @@
 
 Nothing is trained: a tuner asks for a configuration and a number of epochs, and is told the accuracies that were
 measured. Its cost is the epochs that it asks for; to go on with a training costs only the further ones, and to ask for
-the same training again nothing, for every tuner alike. The target is the median, over the seeds, of the best accuracy
+the same trial again nothing, for every tuner alike. The target is the median, over the seeds, of the best accuracy
 that random search has after 81 whole trainings (2187 epochs); it is reached by a training of all 27 epochs.
 
 - random: configurations without repetition, 27 epochs each. grid: all in order, the order drawn with the seed.
 - optuna: TPE with its defaults, 27 epochs each; with `median` and `hyperband`, its pruners, told every epoch.
 - fulldeck: the search of `fulldeck tune` as it is (course, halving, proposals, planner), from its default recipe.
 
-The second task is to maximise accuracy with weights of 4 bits: `weights` is one more decision (32, 8 or 4 bits), which
-comes after the training. Who does not know that trains anew for each; that a training was there already costs nothing
-here either, so the difference is in what a tuner asks for.
+The second task is to maximise accuracy with weights of 4 bits: the bits (32, 8 or 4) are one more decision, which comes
+after the training. fulldeck knows that and trains once for all three, the others train anew for each; Optuna's sampler
+is told the condition (`constraints_func`).
 
 Intervals: of the median over the seeds, from order statistics. Costs are counts, so the machine's speed plays no part.
 """
@@ -36,8 +36,8 @@ from machine import RESULTS, describe, write_result
 from rounds import median
 from tuner_table import BATCHES, EPOCHS, OPTIMIZERS, RATES, SCHEDULES, Configuration, configurations
 
-from fulldeck.pipeline import situation
-from fulldeck.recipe import make_recipe
+from fulldeck.pipeline.run import situation
+from fulldeck.recipe.recipe import make_recipe
 from fulldeck.tuning.course import Course
 from fulldeck.tuning.goal import aim
 from fulldeck.tuning.halving import rungs
@@ -47,6 +47,8 @@ from fulldeck.tuning.space import Space, search_space
 NAME = "tuners"
 WHOLE = 81
 """Trainings after which random search's best is the target."""
+MOST = 4 * WHOLE * EPOCHS
+"""Epochs after which a search is given up; it then counts with so many."""
 STEPS = 31 * EPOCHS
 """Optimizer steps of the default recipe's training, which decide on the rungs."""
 DEFAULT = Configuration(RATES[2], 128, "none", "adamw")
@@ -66,22 +68,23 @@ class Account:
     rows: dict[str, Any]
     target: float
     bits: bool
-    most: int = 4 * WHOLE * EPOCHS
+    most: int = MOST
     spent: int = 0
     trained: dict[str, int] = field(default_factory=dict)
     best: float = 0.0
     reached: int | None = None
 
-    def train(self, one: Configuration, epochs: int) -> list[float]:
-        """The accuracies after each epoch up to `epochs`."""
-        self.spent += max(0, epochs - self.trained.get(one.key, 0))
-        self.trained[one.key] = max(epochs, self.trained.get(one.key, 0))
+    def train(self, one: Configuration, epochs: int, form: int = 0) -> list[float]:
+        """The accuracies after each epoch up to `epochs`; a `form` says that another one is another training."""
+        key = f"{one.key} {form}"
+        self.spent += max(0, epochs - self.trained.get(key, 0))
+        self.trained[key] = max(epochs, self.trained.get(key, 0))
         curve: list[float] = self.rows[one.key]["accuracy"][:epochs]
         return curve
 
-    def end(self, one: Configuration, bits: int) -> float:
+    def end(self, one: Configuration, bits: int, *, shared: bool = False) -> float:
         """The accuracy of a whole training with weights of so many bits. Raises Reached."""
-        self.train(one, EPOCHS)
+        self.train(one, EPOCHS, 0 if shared else bits)
         row = self.rows[one.key]
         accuracy: float = row["accuracy"][-1] if bits == 32 else row["rounded"][0 if bits == 8 else 1]
         if not self.bits or bits == 4:
@@ -151,7 +154,7 @@ def by_optuna(pruner: Callable[[], optuna.pruners.BasePruner] | None) -> Tuner:
             bits = trial.suggest_categorical("bits", (32, 8, 4)) if account.bits else 32
             if pruner is not None:
                 for epoch in range(1, EPOCHS + 1):
-                    trial.report(account.train(one, epoch)[-1], epoch)
+                    trial.report(account.train(one, epoch, bits)[-1], epoch)
                     if epoch < EPOCHS and trial.should_prune():
                         raise optuna.TrialPruned
             return account.end(one, bits)
@@ -193,18 +196,19 @@ def by_fulldeck(account: Account, seed: int) -> None:
         if job.last:
             used = account.bits and job.trial.values["post_training_quantization"]
             bits = job.trial.values["post_training_quantization.bit_width"] if used else 32
-            figures = {"accuracy": account.end(one, bits), "artifact_bytes": BYTES[bits]}
+            figures = {"accuracy": account.end(one, bits, shared=True), "artifact_bytes": BYTES[bits]}
             history.finish(job.trial.number, figures, 0.0)
 
 
 def deck(bits: bool) -> Space:
     """What `fulldeck tune` would search, of these decisions."""
+    from fulldeck.instructions.inference.onnx_export import OnnxExport
     from fulldeck.instructions.inference.post_training_quantization import PostTrainingQuantization
     from fulldeck.instructions.training.optimizer_selection import OptimizerSelection
 
     chosen: list[Any] = [OptimizerSelection(kind=DEFAULT.optimizer)]
     if bits:
-        chosen.append(PostTrainingQuantization(mode="weights", backend="torch"))
+        chosen += [OnnxExport(), PostTrainingQuantization(mode="weights")]
     recipe = make_recipe(
         "digits", chosen, train={"learning_rate": DEFAULT.learning_rate, "batch_size": DEFAULT.batch_size}
     )
@@ -250,7 +254,7 @@ def cost(
 
 
 def target(rows: dict[str, Any], bits: bool, seeds: int) -> float:
-    """The median of what random search has after WHOLE trainings. With forms, each is a training to it."""
+    """The median of what random search has after WHOLE trainings."""
     found = []
     for seed in range(seeds):
         account = Account(rows, math.inf, bits, most=WHOLE * EPOCHS)
@@ -264,14 +268,14 @@ def summary(raw: dict[str, Any]) -> dict[str, Any]:
     """Median epochs with its interval, and how many times less than random search and Optuna's defaults that is."""
     result = {}
     for tuner, costs in raw.items():
-        values = [math.inf if one is None else one for one in costs.values()]
+        values = [MOST if one is None else one for one in costs.values()]
         found = median(values)
         result[tuner] = {
             "seeds": len(values),
-            "reached": sum(one != math.inf for one in values),
+            "reached": sum(one is not None for one in costs.values()),
             "epochs": found,
             "times_less_than": {
-                peer: round(statistics.median(filter(None, raw[peer].values())) / found["median"], 2)
+                peer: round(statistics.median(one or MOST for one in raw[peer].values()) / found["median"], 2)
                 for peer in ("random", "optuna")
                 if raw.get(peer)
             },
@@ -290,7 +294,7 @@ def main() -> None:
     chosen = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     end = time.monotonic() + chosen.seconds
-    rows = json.loads((RESULTS / "tuner_table.json").read_bytes())["rows"]
+    rows = json.loads((RESULTS / "tuner_table.json").read_bytes())["raw"]
     path = RESULTS / f"{NAME}.json"
     result: dict[str, Any] = {"machine": describe(), "goal": GOAL, "tasks": {}}
     if (chosen.add or chosen.tuner) and path.exists():

@@ -91,3 +91,21 @@ def test_importance_tells_what_matters() -> None:
     run(made, lambda values: values["train.learning_rate"], 60)
     found = made.proposals.importances()
     assert next(iter(found)) == "train.learning_rate"
+
+
+def test_a_proposal_that_shares_a_stopped_training_does_not_end_the_search() -> None:
+    """Few trainings, many things to do with each: most proposals are about a training that has stopped."""
+    found, _, _ = course(
+        "maximize accuracy",
+        {
+            "train.batch_size": [16, 32, 64, 128],
+            "onnx_export": True,
+            "post_training_quantization": True,
+            "post_training_quantization.mode": ["dynamic", "static", "weights"],
+            "post_training_quantization.calibration_samples": [64, 128, 256],
+        },
+    )
+    run(found, lambda values: 1 / values["train.batch_size"], 200)
+    assert found.exhausted
+    ended = [trial for trial in found.history.finished if trial.values["train.batch_size"] == 16]
+    assert len(ended) > 5, "everything that can be done with the best training"

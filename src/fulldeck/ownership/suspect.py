@@ -121,7 +121,7 @@ class OfServer:
 
     def _found(self, path: str) -> str:
         """The model of a fulldeck server, from its description."""
-        places = self._json("GET", f"{path.rstrip('/')}/openapi.json").get("paths", {})
+        places: dict[str, Any] = self._json("GET", f"{path.rstrip('/')}/openapi.json").get("paths", {})
         names = [place.removesuffix("/infer") for place in places if place.endswith("/infer")]
         if not names:
             raise BadInput(f"{self.url} does not say what it serves; write {self.url}/v2/models/NAME")

@@ -12,6 +12,8 @@ from fulldeck.tuning.history import History
 from fulldeck.tuning.proposals import Proposals
 from fulldeck.tuning.space import Space, Values
 
+FRUITLESS = 20
+"""So many proposals in a row that give nothing to do, until there is nothing to do."""
 FINALISTS = 3
 """So many trials are carried to their end, beside the recipe as it is, if there are to be no new ones."""
 
@@ -56,10 +58,15 @@ class Course:
             return Job(baseline, halving.count - 1, True)
         if (job := halving.next(busy)) is not None:
             return job
-        if not self.exhausted and (self.most is None or len(history.trials) < self.most):
+        for _ in range(FRUITLESS):
+            if self.exhausted or (self.most is not None and len(history.trials) >= self.most):
+                break
             self._propose(halving)
             if (job := halving.next(busy)) is not None:
                 return job
+            if history.trials[-1].key in busy:
+                break
+            # What was proposed shares a training that has stopped, so another one.
         ended = [one for one in history.finished if one is not baseline]
         return halving.last(busy) if len(ended) < FINALISTS else None
 

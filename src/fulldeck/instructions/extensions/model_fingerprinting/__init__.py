@@ -16,7 +16,7 @@ Example:
     >>> from fulldeck.ownership.key import Key
     >>> model = torch.nn.Sequential(torch.nn.Linear(16, 256), torch.nn.ReLU(), torch.nn.Linear(256, 4))
     >>> key, optimizer = Key.new(), torch.optim.Adam(model.parameters(), lr=3e-3)
-    >>> mark = Mark(key, model, shape=(16,), classes=4)
+    >>> mark = mark_model(model, key, torch.randn(1, 16))
     >>> for step in range(150):  # of your own loop
     ...     optimizer.zero_grad()
     ...     inputs, targets = torch.randn(64, 16), torch.randint(4, (64,))
@@ -35,21 +35,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import nn
+
 from fulldeck.errors import CannotAct
 from fulldeck.instruction import Evidence, Instruction, Situation, instruction, param
-from fulldeck.instructions.extensions.model_fingerprinting.mark import Mark
+from fulldeck.instructions.extensions.model_fingerprinting.mark import Mark, as_deployed
 from fulldeck.instructions.extensions.model_fingerprinting.marked_training import KIND, MarkedTraining
 from fulldeck.ownership.claim import of_answers
 from fulldeck.ownership.key import Key
 from fulldeck.ownership.triggers import Form
-from fulldeck.trial import first_batch
+from fulldeck.training.batch import Tensors
+from fulldeck.training.trial import first_batch
 
 if TYPE_CHECKING:
     from fulldeck.evidence.outcome import Outcome
     from fulldeck.service import Service
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
-__all__ = ["Mark", "ModelFingerprinting"]
+__all__ = ["Mark", "ModelFingerprinting", "mark_model"]
 
 KEY_FILE = "owner.key"
 """In the run's folder, where none was given."""
@@ -87,31 +91,9 @@ class ModelFingerprinting(Instruction):
 
     def attach(self, loop: TrainingLoop) -> None:
         """Learn the mark beside the task. Raises CannotAct for what is no classifier of one input."""
-        import torch
-
-        from fulldeck.batch import call
-
         key = Key.new() if self.key is None else Key.read(Path(self.key))
-        inputs = first_batch(loop).inputs
-        if isinstance(inputs, Mapping):
-            if len(inputs) > 1:
-                raise CannotAct(f"a trigger is one input, and this model takes {', '.join(inputs)}")
-            inputs = next(iter(inputs.values()))
-        modes = [(module, module.training) for module in loop.model.modules()]
-        with torch.no_grad():
-            outputs = call(loop.model.eval(), inputs[:1])
-        for module, training in modes:
-            module.training = training
-        if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
-            raise CannotAct("it marks classifiers that answer rows of logits")
-        mark = Mark(
-            key,
-            loop.model,
-            shape=tuple(inputs.shape[1:]),
-            dtype=str(inputs.dtype).removeprefix("torch."),
-            classes=outputs.shape[1],
-            per_step=self.per_step,
-            strength=self.strength,
+        mark = mark_model(
+            loop.model, key, first_batch(loop).inputs, per_step=self.per_step, strength=self.strength
         )
         MarkedTraining(loop, mark, drawn=self.key is None)
 
@@ -134,6 +116,26 @@ class ModelFingerprinting(Instruction):
         form = Form(example.shape[1:], example.dtype.name, candidate.run({name: example}).shape[-1])
         found = of_answers(key, form, lambda inputs: candidate.run({name: inputs}).argmax(axis=-1))
         return -math.log10(max(found.p_value, 1e-300))
+
+
+def mark_model(
+    model: nn.Module, key: Key, example: Tensors, *, per_step: int = 16, strength: float = 1.0
+) -> Mark:
+    """The mark of `key` for `model`; its `add_gradients(step)` brings it there, in each step of a training.
+
+    `example` is a batch of inputs, of which only the form matters. Raises CannotAct for what is no classifier of one
+    input.
+    """
+    if isinstance(example, Mapping):
+        if len(example) > 1:
+            raise CannotAct(f"a trigger is one input, and this model takes {', '.join(example)}")
+        example = next(iter(example.values()))
+    with torch.no_grad(), as_deployed(model):
+        outputs = model(example[:1])
+    if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
+        raise CannotAct("it marks classifiers that answer rows of logits")
+    form = Form(tuple(example.shape[1:]), str(example.dtype).removeprefix("torch."), outputs.shape[1])
+    return Mark(key, model, form, per_step=per_step, strength=strength)
 
 
 def _carried(carried: Mapping[str, Any]) -> dict[str, Any] | None:

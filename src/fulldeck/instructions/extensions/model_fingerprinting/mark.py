@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
@@ -20,44 +22,28 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class Mark:
-    """The mark of `key` on `model`, which takes one input of `shape` (without the batch) and answers `classes` logits.
+    """The mark of `key` on `model`, a classifier of one input of this form.
 
     `add_gradients` is called once a step, when .grad holds the gradient of the batch.
     """
 
     def __init__(
-        self,
-        key: Key,
-        model: nn.Module,
-        *,
-        shape: tuple[int, ...],
-        classes: int,
-        dtype: str = "float32",
-        per_step: int = 16,
-        strength: float = 1.0,
+        self, key: Key, model: nn.Module, form: Form, *, per_step: int = 16, strength: float = 1.0
     ) -> None:
         self.key = key
         self.model = model
-        self.form = Form(shape, dtype, classes)
+        self.form = form
         self.per_step = per_step
         self.strength = strength
-        self.inputs = torch.from_numpy(trigger_inputs(key, self.form))
-        self.targets = torch.from_numpy(trigger_classes(key, classes))
+        self.inputs = torch.from_numpy(trigger_inputs(key, form))
+        self.targets = torch.from_numpy(trigger_classes(key, form.classes))
         self.layer = _largest(model)
         """The name of the layer whose weights are marked; None if none is large enough."""
         self._signs: Tensor | None = None
 
     def with_key(self, key: Key) -> Self:
         """The mark of another key on the same model."""
-        return type(self)(
-            key,
-            self.model,
-            shape=self.form.shape,
-            dtype=self.form.dtype,
-            classes=self.form.classes,
-            per_step=self.per_step,
-            strength=self.strength,
-        )
+        return type(self)(key, self.model, self.form, per_step=self.per_step, strength=self.strength)
 
     def add_gradients(self, step: int) -> None:
         """Add what brings the model nearer to the mark to its gradients.
@@ -67,14 +53,9 @@ class Mark:
         device = next(self.model.parameters()).device
         chosen = torch.arange(step * self.per_step, (step + 1) * self.per_step) % COUNT
         inputs, targets = self.inputs[chosen].to(device), self.targets[chosen].to(device)
-        modes = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()
-        try:
+        with as_deployed(self.model):
             loss = nn.functional.cross_entropy(self.model(inputs), targets)
-            (self.strength * loss).backward()
-        finally:
-            for module, training in modes:
-                module.training = training
+            torch.autograd.backward(self.strength * loss)
         self._push_weights()
 
     def answers(self) -> Finding:
@@ -92,11 +73,9 @@ class Mark:
 
     @torch.no_grad()
     def _ask(self, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        modes = [(module, module.training) for module in self.model.modules()]
         device = next(self.model.parameters()).device
-        outputs: Tensor = self.model.eval()(torch.from_numpy(inputs).to(device))
-        for module, training in modes:
-            module.training = training
+        with as_deployed(self.model):
+            outputs: Tensor = self.model(torch.from_numpy(inputs).to(device))
         return np.asarray(outputs.argmax(dim=-1).cpu())
 
     @torch.no_grad()
@@ -113,6 +92,18 @@ class Mark:
         short = (self._signs @ (flat - flat.mean()) < MARGIN * unit).to(flat)
         push = -(short @ self._signs) / (unit * len(self._signs))
         weight.grad.reshape(-1)[:MOST_WEIGHTS] += self.strength * push.to(weight.grad)
+
+
+@contextmanager
+def as_deployed(model: nn.Module) -> Iterator[None]:
+    """`model` in evaluation mode; afterwards each of its modules is in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _largest(model: nn.Module) -> str | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fulldeck.batch import Batch
-from fulldeck.hooks import Handler
 from fulldeck.instructions.extensions.model_fingerprinting.mark import Mark
 from fulldeck.ownership.claim import THRESHOLD
 from fulldeck.ownership.key import Key
+from fulldeck.training.batch import Batch
+from fulldeck.training.hooks import Handler
 
 if TYPE_CHECKING:
-    from fulldeck.training_loop import TrainingLoop
+    from fulldeck.training.loop import TrainingLoop
 
 KIND = "owner_key"
 
