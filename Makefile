@@ -17,7 +17,7 @@ test: check  ## All checks and tests (under 15 minutes)
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(READY)  ## The tests that take long
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n 2 -m slow
 
 test-services: $(READY)  ## The alert chain on a real Prometheus and Alertmanager, which it installs from Debian
 	tests/monitoring/install_services.sh

@@ -287,6 +287,15 @@ def test_blocks_that_are_checkpointed_already_are_not_compiled_anew(tmp_path):
     assert resumed.states[LABEL].compilations == tried == 1
 
 
+def test_a_hook_of_one_of_equal_blocks_is_called():
+    net, heard = network(), []
+    net[1].register_forward_hook(lambda module, inputs, output: heard.append(output.shape))
+    loop = training(step(region="blocks"), net=net, epochs=1)
+    heard.clear()
+    loop.fit()
+    assert len(heard) == loop.step
+
+
 def test_blocks_are_measured_without_compiling_anew():
     loop = training(GradientCheckpointing(budget="1TiB"), step(), epochs=1)
     loop.fit()

@@ -62,6 +62,8 @@ _PROCESSES = ("distributed_data_parallel", "fully_sharded_training")
     touches={"loss", "modules"},
     after={
         "structured_pruning": "the student is what pruning leaves",
+        "parameter_efficient_finetuning": "the layers that learn from the teacher's are those with adapters",
+        "amp_optimizer": "layers are heard in the precision that they compute in",
     },
     evidence=Evidence(
         workload="digits",

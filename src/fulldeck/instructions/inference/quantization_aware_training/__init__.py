@@ -62,6 +62,7 @@ _GRAPH = "the model becomes one graph of operators"
     stage="inference",
     touches={"dtype", "modules"},
     after={
+        "touches:batch_size": "it begins after a share of the steps, and a batch of another size makes others",
         "knowledge_distillation": "the student is distilled in float first; its graph has no layers to listen to",
         "weight_averaging": "the averaged weights are those that are rounded",
         "early_stopping": "the best weights are put back before they are converted",

@@ -50,6 +50,7 @@ class Compilation:
         self.compilations = 0
         self.figures["compilations"] = {"before": 0, "after": 0}
         self.limit: int = torch._dynamo.config.recompile_limit
+        self.hooks_skipped: bool = torch._dynamo.config.skip_nnmodule_hook_guards
         callback_handler.register_end_callback(self.count)
 
     def follow(self) -> None:
@@ -61,6 +62,8 @@ class Compilation:
     def compile(self) -> None:
         own = self.instruction
         self.compiled = compile_model(self.loop.model, own.region, mode=own.mode, backend=own.backend)
+        # Equal blocks share what was compiled, so a hook of one of them must tell it from the others.
+        torch._dynamo.config.skip_nnmodule_hook_guards = False
         # Torch gives up on a function after eight shapes, in silence; here they are counted and known.
         torch._dynamo.config.recompile_limit = max(self.limit, 4 * own.shapes * len(self.compiled.names))
 
@@ -217,6 +220,7 @@ class Compilation:
             self.compiled.remove()
             self.compiled = None
         torch._dynamo.config.recompile_limit = self.limit
+        torch._dynamo.config.skip_nnmodule_hook_guards = self.hooks_skipped
         if self.count in callback_handler.end_callbacks:
             callback_handler.remove_end_callback(self.count)
 
