@@ -1,6 +1,7 @@
 """`fulldeck verify`: several at once, what cannot be measured, and going on where it was left."""
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from fulldeck.evidence.resume import standing
 from fulldeck.evidence.store import keep
+from fulldeck.evidence.verify import refused
 from fulldeck.machine import describe_machine, revision
 from tests.cli.conftest import Answer
 
@@ -83,3 +85,9 @@ def test_a_measurement_takes_the_place_of_a_refusal_and_none_is_lost_to_one(tmp_
     assert not refusal.exists()
     keep(result | {"verdict": "not measured"}, tmp_path)
     assert json.loads(measured.read_text())["verdict"] == "helps"
+
+
+def test_a_kept_reason_names_no_file_that_is_gone() -> None:
+    there = f"{tempfile.gettempdir()}/fulldeck-verify-1/log.txt"
+    kept = refused("lr_scheduler", f"the arm baseline failed: it ended ({there}:5) (log: {there})")
+    assert kept["reason"] == "the arm baseline failed: it ended"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import time
@@ -108,7 +109,8 @@ def refused(name: str, reason: str, *, quick: bool = False, budget: float | None
         "number": entry.number,
         "workload": entry.evidence["workload"],
         "verdict": NOT_MEASURED,
-        "reason": reason,
+        # Files of this measurement mean nothing to who reads it elsewhere.
+        "reason": re.sub(rf" \((?:log: )?{re.escape(tempfile.gettempdir())}[^)]*\)", "", reason),
         "quick": quick,
         "budget": budget,
         **_here_and_now(),
