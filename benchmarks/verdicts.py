@@ -1,11 +1,12 @@
 """Are the verdicts of `verify` right? A planted no-op and a planted slow-down of a tenth, many times over.
 
-    python benchmarks/verdicts.py [--repeats 20] [--workload digits] [--only NAME]
+    python benchmarks/verdicts.py [--repeats 20] [--workload digits] [--only NAME] [--add]
 
 A plugin with two instructions is made in a temporary folder: one that does nothing, and one that burns a
 tenth of a training step's time (measured first) in each step. Each is verified `--repeats` times. Right is
 *no difference* for the first and *hurts* for the second; *inconclusive* is counted apart. Goal: right in 18 of 20.
-Results: `benchmarks/results/verdicts.json`; `--only` puts those of one in place of its older ones.
+Results: `benchmarks/results/verdicts.json`; `--only` measures one of the two, `--add` keeps the
+repeats that are there.
 
     python benchmarks/verdicts.py --record
 
@@ -104,6 +105,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--workload", default="digits")
     parser.add_argument("--only", choices=("no-op", "a tenth slower"))
+    parser.add_argument("--add", action="store_true")
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     if options.record:
@@ -125,17 +127,19 @@ def main() -> None:
                 f"workload: {options.workload}\ninstructions:\n"
                 f"  - planted_delay: {{milliseconds: {milliseconds}}}\n"
             )
+            before = results.get(name, {}) if options.add else {}
             found = [verify("planted_delay", recipe=recipe) for _ in range(options.repeats)]
-            verdicts = Counter(one["verdict"] for one in found)
-            print(f"{name:16} right {verdicts[right]} of {options.repeats}: {dict(verdicts)}", flush=True)
+            verdicts = Counter(before.get("verdicts", {})) + Counter(one["verdict"] for one in found)
+            repeats = before.get("repeats", 0) + options.repeats
+            print(f"{name:16} right {verdicts[right]} of {repeats}: {dict(verdicts)}", flush=True)
             results[name] = {
                 "milliseconds": milliseconds,
                 "right": verdicts[right],
-                "repeats": options.repeats,
+                "repeats": repeats,
                 "verdicts": dict(verdicts),
-                "ratios": [round(one["ratio"], 4) for one in found],
-                "rounds": [one["rounds"] for one in found],
-                "reasons": [one["reason"] for one in found if "reason" in one],
+                "ratios": [*before.get("ratios", ()), *(round(one["ratio"], 4) for one in found)],
+                "rounds": [*before.get("rounds", ()), *(one["rounds"] for one in found)],
+                "reasons": [*before.get("reasons", ()), *(one["reason"] for one in found if "reason" in one)],
             }
     print(write_result("verdicts", {"machine": describe(), "step_ms": step, "planted": results}))
 
