@@ -127,21 +127,26 @@ def main() -> None:
                 f"workload: {options.workload}\ninstructions:\n"
                 f"  - planted_delay: {{milliseconds: {milliseconds}}}\n"
             )
-            before = results.get(name, {}) if options.add else {}
-            found = [verify("planted_delay", recipe=recipe) for _ in range(options.repeats)]
-            verdicts = Counter(before.get("verdicts", {})) + Counter(one["verdict"] for one in found)
-            repeats = before.get("repeats", 0) + options.repeats
-            print(f"{name:16} right {verdicts[right]} of {repeats}: {dict(verdicts)}", flush=True)
-            results[name] = {
-                "milliseconds": milliseconds,
-                "right": verdicts[right],
-                "repeats": repeats,
-                "verdicts": dict(verdicts),
-                "ratios": [*before.get("ratios", ()), *(round(one["ratio"], 4) for one in found)],
-                "rounds": [*before.get("rounds", ()), *(one["rounds"] for one in found)],
-                "reasons": [*before.get("reasons", ()), *(one["reason"] for one in found if "reason" in one)],
-            }
-    print(write_result("verdicts", {"machine": describe(), "step_ms": step, "planted": results}))
+            found = results.get(name, {}) if options.add else {}
+            for _ in range(options.repeats):
+                found = results[name] = with_one_more(found, verify("planted_delay", recipe=recipe), right)
+                # Kept at once: a measurement of many parts may be ended early.
+                write_result("verdicts", {"machine": describe(), "step_ms": step, "planted": results})
+            counts = {verdict: count for verdict, count in found["verdicts"].items() if count}
+            print(f"{name:16} right {found['right']} of {found['repeats']}: {counts}", flush=True)
+
+
+def with_one_more(found: dict[str, Any], one: dict[str, Any], right: str) -> dict[str, Any]:
+    """The repeats so far and one more."""
+    verdicts = Counter(found.get("verdicts", {})) + Counter([one["verdict"]])
+    return {
+        "right": verdicts[right],
+        "repeats": sum(verdicts.values()),
+        "verdicts": dict(verdicts),
+        "ratios": [*found.get("ratios", ()), round(one["ratio"], 4)],
+        "rounds": [*found.get("rounds", ()), one["rounds"]],
+        "reasons": [*found.get("reasons", ()), *([one["reason"]] if "reason" in one else [])],
+    }
 
 
 if __name__ == "__main__":
