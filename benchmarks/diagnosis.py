@@ -75,9 +75,19 @@ def one(name: str, data: Path, budget: float) -> dict[str, Any]:
         "advice": advice,
         "others": others,
         "ranking": ranking(advice, others),
+        "predicted": {item["name"]: item["predicted"] for item in advice if item["blocked"] is None},
+        "measured": {item["name"]: item["ratio"] for item in (*advice, *others) if item["ratio"] is not None},
+        "written recipe": written_gain(improvement),
         "improvement": {key: improvement.get(key) for key in kept},
         "written": None if written is None else written.replace(str(data.resolve()), "DIR"),
     }
+
+
+def written_gain(improvement: dict[str, Any]) -> dict[str, Any]:
+    """Step time with what pays over that of the plain recipe; nothing where nothing pays."""
+    if improvement["output"] is None:
+        return {}
+    return {"step time": {"median": improvement["ratio"], "interval": improvement["interval"]}}
 
 
 def rest(recipe: Recipe, known: set[str], budget: float, name: str) -> list[dict[str, Any]]:
