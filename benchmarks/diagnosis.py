@@ -34,6 +34,8 @@ from fulldeck.recipe.reader import read_recipe
 from fulldeck.recipe.recipe import Recipe
 
 NOTHING = "nothing"
+LATE = "the budget was spent"
+"""In the reason of what could not be measured for want of time; others refused to act."""
 
 RECIPES = {
     "digits": "workload: digits\ntrain: {{epochs: 20, batch_size: 64}}\ninstructions: []\n",
@@ -62,7 +64,7 @@ def one(name: str, data: Path, budget: float) -> dict[str, Any]:
         {key: item.get(key) for key in ("name", "parameters", "figure", "predicted", "blocked")}
         | {
             key: (item.get("verified") or {}).get(key)
-            for key in ("verdict", "metric", "ratio", "interval", "kept")
+            for key in ("verdict", "metric", "ratio", "interval", "kept", "reason")
         }
         for item in result["advice"]
     ]
@@ -109,15 +111,17 @@ def rest(recipe: Recipe, known: set[str], budget: float, name: str) -> list[dict
 
 
 def ranking(advice: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, Any]:
-    """What stands first, what was best, and whether that is the same; doing nothing is 1."""
+    """What stands first, what was best, and whether that is the same (null: not all was decided); doing nothing
+    is 1."""
     speeds = [one for one in advice if one["figure"] == "step_time" and one["blocked"] is None]
-    ratios = {one["name"]: one["ratio"] for one in (*speeds, *others) if one["verdict"] == "helps"} | {
-        NOTHING: 1.0
-    }
+    tried = {one["name"]: one for one in (*speeds, *others)}
+    ratios = {name: one["ratio"] for name, one in tried.items() if one["verdict"] == "helps"} | {NOTHING: 1.0}
     first = speeds[0]["name"] if speeds else NOTHING
     best = min(ratios, key=lambda one: ratios[one])
-    reached = ratios.get(first, math.inf)
-    return {"first": first, "best": best, "right": reached <= ratios[best] * (1 + MARGIN)}
+    right: bool | None = ratios.get(first, math.inf) <= ratios[best] * (1 + MARGIN)
+    if any(one["verdict"] == "inconclusive" or LATE in (one["reason"] or "") for one in tried.values()):
+        right = None
+    return {"first": first, "best": best, "right": right}
 
 
 def _tell(name: str, text: str) -> None:
@@ -148,12 +152,12 @@ def main() -> None:
             print(f"  {item['name']:28} not advised, measured {item['ratio']}: {item['verdict']}")
         print(f"  {found['improvement']}")
         print(f"  {found['ranking']}", flush=True)
-        right = sum(one["ranking"]["right"] for one in results.values())
+        judged = [one["ranking"]["right"] for one in results.values() if one["ranking"]["right"] is not None]
         write_result(
             "diagnosis",
             {
                 "machine": describe(),
-                "ranking": {"first place": {"right": right, "of": len(results)}},
+                "ranking": {"first place": {"right": sum(judged), "of": len(judged)}},
                 "recipes": results,
             },
         )
