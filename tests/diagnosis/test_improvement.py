@@ -143,6 +143,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from fulldeck.errors import CannotAct
 from fulldeck.instruction import Evidence, Instruction, Prediction, instruction
 
 
@@ -182,6 +183,14 @@ class PlantedBoast(Instruction):
 
     def attach(self, loop: Any) -> None:
         pass
+
+
+@instruction(197, stage="training", evidence=Evidence(workload="digits", metric="step_time", expect="<= 0.5x"))
+class PlantedRefusal(Instruction):
+    """Look at the model, and decline."""
+
+    def attach(self, loop: Any) -> None:
+        raise CannotAct("it would be slower")
 '''
 
 
@@ -191,7 +200,8 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     info.mkdir()
     (tmp_path / "haste.py").write_text(PLUGIN)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: haste\nVersion: 1.0\n")
-    points = "planted_haste = haste:PlantedHaste\nplanted_boast = haste:PlantedBoast\n"
+    names = {"planted_haste": "Haste", "planted_boast": "Boast", "planted_refusal": "Refusal"}
+    points = "".join(f"{name} = haste:Planted{cls}\n" for name, cls in names.items())
     (info / "entry_points.txt").write_text(f"[fulldeck.instructions]\n{points}")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -200,6 +210,19 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     sys.modules.pop("haste", None)
     catalogue.cache_clear()
+
+
+def test_one_that_refuses_to_act_ends_nothing(plugin: None, tmp_path: Path) -> None:
+    source = tmp_path / "mine.yaml"
+    source.write_text(RECIPE)
+    advised = {"name": "planted_refusal", "parameters": {}, "figure": "step_time", "predicted": 0.5}
+    result = improve(
+        read_recipe(source), source, {"advice": [advised | {"blocked": None}]}, tmp_path / "better.yaml"
+    )
+    (item,) = result["advice"]
+    assert item["verified"]["verdict"] == "not measured"
+    assert "it would be slower" in item["verified"]["reason"]
+    assert result["improvement"]["kept"] == []
 
 
 @pytest.mark.slow
@@ -211,7 +234,9 @@ def test_what_pays_is_kept_and_what_does_not_is_shown(plugin: None, tmp_path: Pa
     )
     recipe = read_recipe(source)
     result = diagnose(recipe)
-    assert [item["name"] for item in result["advice"]] == ["planted_haste", "planted_boast"]
+    planted = [item for item in result["advice"] if item["name"].startswith("planted")]
+    assert [item["name"] for item in planted] == ["planted_haste", "planted_boast"]
+    result["advice"] = planted
     result = improve(recipe, source, result, tmp_path / "better.yaml", budget=240)
     haste, boast = (item["verified"] for item in result["advice"])
     assert haste["ratio"] < 0.5

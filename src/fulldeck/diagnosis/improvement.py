@@ -14,7 +14,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from fulldeck.diagnosis.advice import adding
-from fulldeck.errors import BadInput
+from fulldeck.errors import BadInput, RunFailed
 from fulldeck.evidence.measurement import (
     BASELINE,
     CONTROL,
@@ -82,8 +82,15 @@ def _verified(
             budget=budget,
             tell=lambda text: tell(f"{item['name']}: {text}"),
         )
-    except BadInput as error:
-        return {"verdict": "not measured", "reason": str(error), "kept": False, "missed": None}
+    except (BadInput, RunFailed) as error:
+        # It may refuse to act on this model; the recipe itself has just run.
+        return {
+            "verdict": "not measured",
+            "reason": str(error),
+            "kept": False,
+            "missed": None,
+            "not_measured": [],
+        }
     if measured["status"] == "interrupted":
         raise KeyboardInterrupt
     hurt = [cost["metric"] for cost in measured["costs"] if cost["verdict"] == "hurts"]
@@ -132,7 +139,10 @@ def _combination(
         return judge(rounds.ratio(TREATMENT), neutral=1.0, margin=MARGIN, better="lower")
 
     setting = Setting(Path(tempfile.mkdtemp(prefix="fulldeck-diagnose-")), deadline(budget), tell=tell)
-    rounds = in_rounds({BASELINE: recipe, TREATMENT: combined}, "steps", setting, decide)
+    try:
+        rounds = in_rounds({BASELINE: recipe, TREATMENT: combined}, "steps", setting, decide)
+    except RunFailed as error:  # what works alone need not work together
+        return {"verdict": "not measured", "reason": str(error)}
     if rounds.ended == INTERRUPTED:
         raise KeyboardInterrupt
     if rounds.count not in setting.looks:

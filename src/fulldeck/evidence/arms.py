@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -74,7 +75,8 @@ class Arm:
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
-                stream.close()
+                with suppress(BrokenPipeError):  # an order that an arm which has failed did not read
+                    stream.close()
 
     def ask(self, **order: Any) -> dict[str, Any]:
         """Send one order and wait for its answer.
@@ -92,8 +94,9 @@ class Arm:
         try:
             self.process.stdin.write(json.dumps(order).encode() + b"\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            raise self._failure("it ended") from None
+        except BrokenPipeError:  # it has ended; what it said before that is still there to be read
+            line = self._line()
+            raise self._failure(json.loads(line).get("error", "it ended") if line else "it ended") from None
 
     def _answer(self) -> dict[str, Any]:
         line = self._line()
