@@ -5,8 +5,9 @@
 Three parts, each beside its peer; every figure of memory comes from a fresh process with
 MALLOC_MMAP_THRESHOLD_=65536 (or the C allocator hides what is freed), above its level after the imports.
 
-- search: the largest batch of a BERT-like encoder within a budget, by `fulldeck.largest_batch` and by
-  `accelerate.find_executable_batch_size`. Both call the same training step, which fails like torch does as
+- search: the largest batch of a BERT-like encoder within a budget, by `fulldeck.largest_batch`, by
+  `accelerate.find_executable_batch_size`, and by the search behind Lightning's BatchSizeFinder (binsearch,
+  one step a trial, no margin). All call the same training step, which fails like torch does as
   soon as the process holds more than the budget. The truth is found by bisection. After the search 20 steps
   of the TrainingLoop run within the budget, and their losses are compared with those of whole batches.
 - blocks: peak memory and seconds of a step of a Hugging Face BERT (random weights, dropout on): as it is,
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import json
 import os
 import subprocess
@@ -49,7 +51,7 @@ SIZES: dict[str, dict[str, int]] = {
     "tiny": {"layers": 4, "width": 64, "length": 64, "batch": 16, "steps": 2, "room": 2**26, "start": 256},
 }
 LATER_STEPS = 20
-SEARCHES = ("fulldeck", "accelerate")
+SEARCHES = ("fulldeck", "accelerate", "lightning")
 BLOCKS = ("plain", "fulldeck", "fulldeck_products", "hugging_face")
 FOUR = ("plain", "plain_4x", "fulldeck_4x")
 GOALS = {
@@ -142,7 +144,10 @@ class LimitedStep:
 
 def search(size: dict[str, int], arm: str) -> dict[str, Any]:
     """In this process: what one arm finds, in which time, by which probes."""
-    LimitedStep(size, 2**60)(2)  # imports and first allocations belong to nobody
+    # Imports and first allocations belong to nobody.
+    if arm in SEARCHES[1:]:
+        importlib.import_module({"accelerate": "accelerate.utils", "lightning": "lightning.pytorch.tuner"}[arm])
+    LimitedStep(size, 2**60)(2)
     gc.collect()
     give_back(CPU)
     budget = memory_in_use(CPU) + size["room"]
@@ -154,6 +159,8 @@ def search(size: dict[str, int], arm: str) -> dict[str, Any]:
         from accelerate.utils import find_executable_batch_size
 
         found = find_executable_batch_size(lambda batch_size: step(batch_size), size["start"])()
+    elif arm == "lightning":
+        found = lightning_search(step)
     else:
         low, high = 1, size["start"]
         while step.fits(high):
@@ -163,6 +170,42 @@ def search(size: dict[str, int], arm: str) -> dict[str, Any]:
             low, high = (middle, high) if step.fits(middle) else (low, middle)
         found = low
     return {"found": found, "seconds": time.perf_counter() - begin, "probes": step.asked}
+
+
+def lightning_search(step: LimitedStep) -> int:
+    """What Lightning's search finds."""
+    import tempfile
+
+    import lightning.pytorch as lightning
+    from lightning.pytorch.tuner import Tuner
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+            self.batch_size = 2
+
+        def training_step(self, batch: Tensor, number: int) -> None:
+            step(self.batch_size)
+
+        def configure_optimizers(self) -> None:
+            return None
+
+        def train_dataloader(self) -> Any:
+            return torch.utils.data.DataLoader(torch.zeros(8192), batch_size=self.batch_size)
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = lightning.Trainer(
+            accelerator="cpu",
+            default_root_dir=folder,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        found = Tuner(trainer).scale_batch_size(Module(), mode="binsearch", steps_per_trial=1, margin=0.0)
+    assert found is not None
+    return found
 
 
 def keep_to(size: dict[str, int]) -> dict[str, Any]:
@@ -293,7 +336,7 @@ def measure_search(chosen: argparse.Namespace) -> dict[str, Any]:
     later = fresh("search", "keep_to", chosen)
     return {
         "largest": truth,
-        "speed_up": ratio(seconds["accelerate"], seconds["fulldeck"]),
+        "speed_up": {peer: ratio(seconds[peer], seconds["fulldeck"]) for peer in SEARCHES[1:]},
         "later": later,
         "arms": {
             arm: {
@@ -350,9 +393,8 @@ PARTS = {"search": measure_search, "blocks": measure_blocks, "four_times": measu
 def show(part: str, result: dict[str, Any]) -> None:
     print(f"\n{part} (goal: {GOALS[part]})")
     if part == "search":
-        print(
-            f"largest batch {result['largest']}; fulldeck is {result['speed_up']['median']:.1f} times as fast"
-        )
+        times = ", ".join(f"{one['median']:.1f} times {peer}" for peer, one in result["speed_up"].items())
+        print(f"largest batch {result['largest']}; fulldeck is as fast as {times}")
         for arm, one in result["arms"].items():
             print(
                 f"{arm:<18}{one['seconds']['median']:>8.2f} s  {one['of_largest']['median']:>7.1%} of the largest  "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,8 @@ from fulldeck.training.batch import Part
 from fulldeck.training.loader import BatchLoader, ShuffledSampler
 from fulldeck.training.loop import TrainingLoop
 
-ENTRIES = {
-    entry.name: entry for entry in built_in() if "attach" in entry.doors and entry.stage != "extensions"
-}
-"""All that touch training, of the four stages: a new one joins by itself. An extension may train noise."""
+ENTRIES = {entry.name: entry for entry in built_in() if "attach" in entry.doors}
+"""All that touch training: a new one joins by itself."""
 
 PARAMETERS: Mapping[str, tuple[dict[str, Any], ...]] = {
     "dynamic_batch_scheduler": ({}, {"effective_batch": 12}),
@@ -36,6 +35,7 @@ PARAMETERS: Mapping[str, tuple[dict[str, Any], ...]] = {
         {"magnitude": 0.3},
         {"separate_statistics": True, "attack": "pgd", "policy": "trivial"},
         {"mix": "mixup", "attack": "none", "magnitude": 0.3},
+        {"policy": "trivial", "attack": "none", "magnitude": 0.3},
     ),
     "weight_averaging": ({"decay": 0.8}, {"kind": "swa", "start": 0.3}, {"kind": "lawa", "every": 2}),
     "amp_optimizer": (
@@ -65,8 +65,13 @@ PARAMETERS: Mapping[str, tuple[dict[str, Any], ...]] = {
         {"kind": "dora", "rank": 2},
         {"kind": "ia3"},
     ),
+    # So little noise that the loss falls, and as much as epsilon 8 asks for; drawn from a seed, to be compared.
+    "dp_training": (
+        {"mode": "functional", "group_norm": True, "noise_seed": 0, "epsilon": None, "noise_multiplier": 0.1},
+        {"mode": "functional", "group_norm": True, "noise_seed": 0, "epsilon": 8.0},
+    ),
 }
-"""Parameters that an instruction is tried with where its defaults would do nothing here; the first ones always."""
+"""Parameters that an instruction is tried with where its defaults would do nothing here, or may not stand beside another's."""
 
 ROWS, BATCH, EPOCHS = 42, 16, 3
 
@@ -74,6 +79,13 @@ ROWS, BATCH, EPOCHS = 42, 16, 3
 def made(name: str, variant: int = 0) -> Instruction:
     """The instruction with its parameters here."""
     return ENTRIES[name].load()(**variants(name)[variant])
+
+
+def allowed(one: str, other: str) -> list[tuple[Instruction, Instruction]]:
+    """The two with all their parameters with which they may stand side by side."""
+    choices = product(range(len(variants(one))), range(len(variants(other))))
+    pairs = [(made(one, first), made(other, second)) for first, second in choices]
+    return [(a, b) for a, b in pairs if not a.clash(b) and not b.clash(a)]
 
 
 def variants(name: str) -> tuple[dict[str, Any], ...]:

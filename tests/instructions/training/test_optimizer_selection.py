@@ -9,6 +9,7 @@ from fulldeck.instructions.training.early_stopping import EarlyStopping
 from fulldeck.instructions.training.lr_scheduler import LrScheduler
 from fulldeck.instructions.training.optimizer_selection import (
     Lion,
+    Muon,
     OptimizerSelection,
     decayed_parameters,
     hidden_matrices,
@@ -92,7 +93,36 @@ def test_muon_takes_the_hidden_matrices():
     assert names(model, hidden_matrices(model)) == [
         "attention.in_proj_weight",
         "attention.out_proj.weight",
+        "convolution.weight",
     ]
+    rows_apart = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.ConvTranspose2d(4, 4, 3), nn.Linear(4, 2))
+    assert not hidden_matrices(rows_apart)
+
+
+def test_a_convolution_takes_the_step_of_its_matrix():
+    torch.manual_seed(0)
+    kernels = [torch.randn(8, 4, 3, 3) for _ in range(4)]
+    matrix = nn.Parameter(kernels[0].flatten(1).clone())
+    contiguous = nn.Parameter(kernels[0].clone())
+    last = nn.Parameter(kernels[0].clone(memory_format=torch.channels_last))
+    optimizers = [
+        torch.optim.Muon([matrix], lr=0.1),
+        Muon([{"params": [contiguous]}], lr=0.1),
+        Muon([{"params": [last]}], lr=0.1),
+    ]
+    for number, gradient in enumerate(kernels[1:]):
+        matrix.grad, contiguous.grad, last.grad = gradient.flatten(1), gradient, gradient.clone()
+        if number == 2:  # as after a checkpoint, which does not keep the layout of memory
+            state = optimizers[2].state_dict()
+            state["state"][0]["momentum_buffer"] = state["state"][0]["momentum_buffer"].contiguous()
+            optimizers[2].load_state_dict(state)
+        for optimizer in optimizers:
+            optimizer.step()
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(contiguous.flatten(1), matrix)
+    # The columns are added up in another order, in 16 bits.
+    assert torch.allclose(last, contiguous, atol=2e-2)
+    assert (last - kernels[0]).norm() == pytest.approx((contiguous - kernels[0]).norm(), rel=1e-2)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -158,7 +188,7 @@ def test_the_rate_of_sgd_is_not_transferred():
 
 def test_muon_without_matrices_cannot_act():
     net = nn.Sequential(nn.Conv1d(1, 2, 3), nn.Flatten(), nn.Linear(20, 2))
-    with pytest.raises(CannotAct, match="none between its embeddings and its last layer; write kind: adamw"):
+    with pytest.raises(CannotAct, match="has none before its last layer; write kind: adamw"):
         training(OptimizerSelection(), model=net)
 
 

@@ -75,7 +75,10 @@ _CONFLICTS = {
     stage="extensions",
     touches={"gradients", "sampler"},
     conflicts=_CONFLICTS,
-    before={"touches:package": "what it spent goes into the manifest"},
+    before={
+        "touches:package": "what it spent goes into the manifest",
+        "parameter_efficient_finetuning": "group norms that come later would be trained beside the adapters",
+    },
     extras=("dp",),
     evidence=Evidence(workload="breast_cancer", metric="membership_auc", expect="<= -0.2"),
 )

@@ -7,8 +7,8 @@ in for its fall (`benchmarks/optimizer_transfer.py`). What shrinks the weights i
 stays the same. Decayed are the weights of products and convolutions only: no bias, no normalisation, no
 embedding.
 
-`muon` orthogonalises the momentum of the hidden matrices, and leaves all else (convolutions, embeddings, the
-last layer, vectors) to AdamW. `schedule_free` needs no schedule, and evaluates and hands over an average of
+`muon` orthogonalises the momentum of the hidden matrices and of convolutions, and leaves all else (embeddings,
+the last layer, vectors, grouped convolutions) to AdamW. `schedule_free` needs no schedule, and evaluates and hands over an average of
 its weights. `lion` and `adamw_8bit` halve and quarter the optimizer's memory.
 
 Use when: training takes long, or the optimizer's states do not fit (lion, adamw_8bit).
@@ -46,6 +46,7 @@ from fulldeck.instructions.training.optimizer_selection import groups
 from fulldeck.instructions.training.optimizer_selection.eight_bit import adamw_8bit
 from fulldeck.instructions.training.optimizer_selection.groups import decayed_parameters, hidden_matrices
 from fulldeck.instructions.training.optimizer_selection.lion import Lion
+from fulldeck.instructions.training.optimizer_selection.muon import Muon
 from fulldeck.instructions.training.optimizer_selection.schedule_free import Averages
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Lion",
+    "Muon",
     "OptimizerSelection",
     "adamw_8bit",
     "decayed_parameters",
@@ -123,7 +125,7 @@ class OptimizerSelection(Instruction):
         """
         if self.kind == "muon" and not hidden_matrices(loop.model):
             raise CannotAct(
-                "muon is for matrices, and this model has none between its embeddings and its last layer; "
+                "muon is for matrices and convolutions, and this model has none before its last layer; "
                 "write kind: adamw or schedule_free"
             )
         if self.kind in ("schedule_free", "adamw_8bit"):
@@ -268,11 +270,11 @@ def _optimizers(
     rest = [p for p in parameters if id(p) not in matrices]
     hidden = [p for p in parameters if id(p) in matrices]
     found: list[Optimizer] = []
-    # AdamW first: what a surgery adds to the model joins its first group, and Muon takes matrices only.
+    # AdamW first: what a surgery adds to the model joins its first group, and Muon is not for vectors.
     if rest:
         found.append(torch.optim.AdamW(grouped(rest, *adamw), lr=adamw[0], betas=betas, fused=True))
     if hidden:
-        found.append(torch.optim.Muon(grouped(hidden, *own), adjust_lr_fn="match_rms_adamw", **settings))
+        found.append(Muon(grouped(hidden, *own), adjust_lr_fn="match_rms_adamw", **settings))
     return found
 
 

@@ -28,10 +28,21 @@ def decayed_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """Those of the decayed parameters that Muon is meant for: matrices, but not the last linear layer's."""
+    """Those of the decayed parameters that Muon is meant for: matrices, and kernels of convolutions.
+
+    Not the last linear layer's, and no kernels of convolutions that are transposed or grouped, where rows have
+    nothing to do with each other.
+    """
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     head = linear[-1].weight if linear else None
-    return [p for p in decayed_parameters(model) if p.ndim == 2 and p is not head]
+    kernels = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.modules.conv._ConvNd) and module.groups == 1 and not module.transposed
+    }
+    return [
+        p for p in decayed_parameters(model) if (p.ndim == 2 or id(p) in kernels) and p is not head
+    ]
 
 
 def parameter_groups(
