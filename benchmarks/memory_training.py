@@ -146,7 +146,9 @@ def search(size: dict[str, int], arm: str) -> dict[str, Any]:
     """In this process: what one arm finds, in which time, by which probes."""
     # Imports and first allocations belong to nobody.
     if arm in SEARCHES[1:]:
-        importlib.import_module({"accelerate": "accelerate.utils", "lightning": "lightning.pytorch.tuner"}[arm])
+        importlib.import_module(
+            {"accelerate": "accelerate.utils", "lightning": "lightning.pytorch.tuner"}[arm]
+        )
     LimitedStep(size, 2**60)(2)
     gc.collect()
     give_back(CPU)

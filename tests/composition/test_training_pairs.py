@@ -19,7 +19,7 @@ from fulldeck.instructions.extensions.dp_training import with_group_norm
 from fulldeck.planner import make_plan
 from fulldeck.recipe.recipe import make_recipe
 from fulldeck.training.loop import TrainingLoop
-from tests.composition.tiny_training import ENTRIES, made, network, training, variants
+from tests.composition.tiny_training import ENTRIES, allowed, network, training
 
 PAIRS = [
     pair

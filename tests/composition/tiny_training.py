@@ -71,7 +71,7 @@ PARAMETERS: Mapping[str, tuple[dict[str, Any], ...]] = {
         {"mode": "functional", "group_norm": True, "noise_seed": 0, "epsilon": 8.0},
     ),
 }
-"""Parameters that an instruction is tried with where its defaults would do nothing here, or may not stand beside another's."""
+"""Parameters that an instruction is tried with where its defaults do nothing here, or may not stand beside others."""
 
 ROWS, BATCH, EPOCHS = 42, 16, 3
 

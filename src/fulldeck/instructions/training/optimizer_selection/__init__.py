@@ -8,8 +8,8 @@ stays the same. Decayed are the weights of products and convolutions only: no bi
 embedding.
 
 `muon` orthogonalises the momentum of the hidden matrices and of convolutions, and leaves all else (embeddings,
-the last layer, vectors, grouped convolutions) to AdamW. `schedule_free` needs no schedule, and evaluates and hands over an average of
-its weights. `lion` and `adamw_8bit` halve and quarter the optimizer's memory.
+the last layer, vectors, grouped convolutions) to AdamW. `schedule_free` needs no schedule, and evaluates and
+hands over an average of its weights. `lion` and `adamw_8bit` halve and quarter the optimizer's memory.
 
 Use when: training takes long, or the optimizer's states do not fit (lion, adamw_8bit).
 Avoid when: a pretrained model is fine-tuned that another optimizer had trained: stay with that one. On a CPU

@@ -40,9 +40,7 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
         for module in model.modules()
         if isinstance(module, nn.modules.conv._ConvNd) and module.groups == 1 and not module.transposed
     }
-    return [
-        p for p in decayed_parameters(model) if (p.ndim == 2 or id(p) in kernels) and p is not head
-    ]
+    return [p for p in decayed_parameters(model) if (p.ndim == 2 or id(p) in kernels) and p is not head]
 
 
 def parameter_groups(
