@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fulldeck.errors import BadInput, CannotAct
+from fulldeck.instructions.data.auto_data_augmentation import adversarial
 from fulldeck.instructions.inference.onnx_export import OnnxExport, export_onnx
 from fulldeck.instructions.inference.quantization_aware_training import (
     QuantizationAwareTraining,
@@ -139,6 +140,17 @@ def test_preparing_leaves_the_statistics_alone_and_evaluation_moves_nothing():
     prepared.train()(pictures()[0] * 9)
     ranges = [n for n in state if n.endswith("max_val") and state[n].numel() == 1]
     assert any(not torch.equal(state[n], prepared.state_dict()[n]) for n in ranges)
+
+
+def test_adversarial_samples_are_sought_without_moving_statistics_and_ranges():
+    prepared = prepare_qat(net().train(), pictures()[0])
+    before = {name: value.clone() for name, value in prepared.state_dict().items()}
+    images, labels = pictures()
+    moved = adversarial(prepared, images, labels, epsilon=0.1, steps=2)
+    assert not torch.equal(moved, images)
+    assert all(torch.equal(value, before[name]) for name, value in prepared.state_dict().items())
+    prepared(images)
+    assert any(not torch.equal(value, before[name]) for name, value in prepared.state_dict().items())
 
 
 def test_what_is_frozen_follows_no_batch_and_its_weights_still_learn():

@@ -122,7 +122,6 @@ def test_a_convolution_takes_the_step_of_its_matrix():
     assert torch.equal(contiguous.flatten(1), matrix)
     # The columns are added up in another order, in 16 bits.
     assert torch.allclose(last, contiguous, atol=2e-2)
-    assert (last - kernels[0]).norm() == pytest.approx((contiguous - kernels[0]).norm(), rel=1e-2)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -28,7 +28,7 @@ def adversarial(
     more are PGD with steps of 2.5 epsilon / `steps` (Madry et al. 2017, arXiv:1706.06083). The model is
     used in its present mode; its running statistics and its parameters' `.grad` stay as they are.
     """
-    with statistics_kept(batch_norms(model)):
+    with statistics_kept(model):
         return ascend(images, lambda some: loss(model(some), targets), epsilon=epsilon, steps=steps)
 
 
@@ -52,14 +52,24 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
 
 
 @contextmanager
-def statistics_kept(norms: Sequence[_BatchNorm]) -> Iterator[None]:
-    """Normalise by the batch without moving the running statistics."""
-    before = [norm.track_running_stats for norm in norms]
+def statistics_kept(*models: nn.Module) -> Iterator[None]:
+    """Normalise by the batch without moving running statistics, or any other buffer that a forward pass changes.
+
+    Such as those of observers, and of batch norms in a model that has become a graph of operators.
+    """
+    norms = [norm for model in models for norm in batch_norms(model)]
+    told = {id(buffer) for norm in norms for buffer in norm.buffers()}
+    others = [buffer for model in models for buffer in model.buffers() if id(buffer) not in told]
+    tracked = [norm.track_running_stats for norm in norms]
+    values = [buffer.detach().clone() for buffer in others]
     try:
         for norm in norms:
             # In evaluation mode the running statistics are what is normalised by.
             norm.track_running_stats = norm.track_running_stats and not norm.training
         yield
     finally:
-        for norm, tracked in zip(norms, before, strict=True):
-            norm.track_running_stats = tracked
+        for norm, before in zip(norms, tracked, strict=True):
+            norm.track_running_stats = before
+        with torch.no_grad():
+            for buffer, value in zip(others, values, strict=True):
+                buffer.copy_(value)

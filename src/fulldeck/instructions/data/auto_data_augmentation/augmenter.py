@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fulldeck.errors import CannotAct
-from fulldeck.instructions.data.auto_data_augmentation.attack import ascend, batch_norms, statistics_kept
+from fulldeck.instructions.data.auto_data_augmentation.attack import ascend, statistics_kept
 from fulldeck.instructions.data.auto_data_augmentation.mixing import mix
 from fulldeck.instructions.data.auto_data_augmentation.policies import augment
 from fulldeck.instructions.data.auto_data_augmentation.split_batchnorm import SeparateStatistics
@@ -95,7 +95,8 @@ class Augmenter:
         if self.routes is not None:
             self.routes.route(count, count)
         steps = settings.attack_steps if settings.attack == "pgd" else 1
-        with statistics_kept([*batch_norms(loop.model), *self._auxiliary()]):
+        auxiliary = () if self.routes is None else (self.routes.auxiliary,)
+        with statistics_kept(loop.model, *auxiliary):
             moved = ascend(part.inputs[:count], loss_of, epsilon=settings.epsilon, steps=steps)
         part.inputs = torch.cat([moved, part.inputs[count:]])
         if self.routes is not None:
@@ -116,9 +117,6 @@ class Augmenter:
 
     def _adversarial(self, part: Part) -> int:
         return round(self.settings.adversarial_share * len(part.targets))
-
-    def _auxiliary(self) -> list[torch.nn.modules.batchnorm._BatchNorm]:
-        return [] if self.routes is None else batch_norms(self.routes.auxiliary)
 
     def _checked(self, inputs: Tensors) -> Tensor:
         """The first batch: say what cannot be augmented, and learn the number of classes."""
