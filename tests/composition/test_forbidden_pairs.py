@@ -44,6 +44,17 @@ SHOWN = {
         "composition/test_forbidden_pairs.py",
         "test_a_graph_has_one_set_of_batch_statistics",
     ),
+    **{
+        frozenset({"dp_training", other}): ("composition/test_beside_privacy.py", name)
+        for other, name in {
+            "auto_data_augmentation": "test_a_sample_that_is_mixed_moves_two_gradients",
+            "dynamic_batch_scheduler": "test_parts_of_a_batch_are_not_those_of_its_scheduler",
+            "gradient_checkpointing": "test_what_computes_twice_has_no_gradient_a_sample",
+            "knowledge_distillation": "test_a_teacher_is_not_heard",
+            "quantization_aware_training": "test_ranges_of_rounding_tell_of_one_sample",
+            "train_step_compilation": "test_a_compiled_step_has_no_gradient_a_sample",
+        }.items()
+    },
 }
 """The file and the function that shows it, for each pair."""
 ON_ONE_DEVICE = {name for pair in SHOWN for name in pair} | {
