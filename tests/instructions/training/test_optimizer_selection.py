@@ -186,7 +186,7 @@ def test_the_rate_of_sgd_is_not_transferred():
 
 
 def test_muon_without_matrices_cannot_act():
-    net = nn.Sequential(nn.Conv1d(1, 2, 3), nn.Flatten(), nn.Linear(20, 2))
+    net = nn.Sequential(nn.LayerNorm(20), nn.Linear(20, 2))
     with pytest.raises(CannotAct, match="has none before its last layer; write kind: adamw"):
         training(OptimizerSelection(), model=net)
 
