@@ -13,6 +13,7 @@ import typer
 from fulldeck.cli.completion import recipe_names, run_folders
 from fulldeck.cli.output import Json, write_json
 from fulldeck.cli.run import Settings
+from fulldeck.cli.several import launched
 from fulldeck.errors import BadInput
 
 EXAMPLE = "fulldeck diagnose digits --verify --output better.yaml"
@@ -50,6 +51,10 @@ def command(
         bool, typer.Option("--fresh", help="Measure what this machine can do again, instead of once.")
     ] = False,
     settings: Settings = [],  # noqa: B006
+    nproc: Annotated[
+        int | None,
+        typer.Option(min=1, help="Train in so many processes on this machine, as run --nproc does."),
+    ] = None,
     out: Annotated[
         Path, typer.Option(help="Where diagnosis.json and its page, diagnosis.html, are kept.")
     ] = Path("diagnosis"),
@@ -71,11 +76,23 @@ def command(
         raise BadInput("--output and --force go with --verify, which is what finds a better recipe")
     if inference is not None and (verify or settings):
         raise BadInput("--inference looks at a finished run; --verify and --set go with a RECIPE")
+    if nproc is not None and (verify or inference is not None):
+        raise BadInput("--nproc goes with a RECIPE alone: --verify and --inference look at one process")
     if verify and settings:
         raise BadInput(
             "--verify writes the recipe anew from its file; write what --set changes into the file"
         )
+    if recipe is not None and not verify and launched() is None:
+        from fulldeck.cli.launching import launch, processes
+
+        number, settings = processes(recipe, settings, nproc)
+        if number > 1:
+            flags = {"--fresh": fresh, "--open": open_, "--json": json}
+            words = ["diagnose", recipe, "--out", str(out), *(flag for flag, given in flags.items() if given)]
+            words += [word for item in settings for word in ("--set", item)]
+            raise typer.Exit(launch(words, number, restarts=0))
     with telling() as tell:
+        result: dict[str, Any] | None
         if inference is not None:
             from fulldeck.diagnosis.inference import diagnose_inference
 
@@ -83,6 +100,8 @@ def command(
         else:
             assert recipe is not None
             result = _training(recipe, settings, verify, output, force, seconds, fresh, tell)
+    if result is None:
+        return
     from fulldeck import report
     from fulldeck.diagnosis.diagnose import keep
 
@@ -112,7 +131,7 @@ def _training(
     budget: float,
     fresh: bool,
     tell: Any,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     from fulldeck.diagnosis.diagnose import diagnose
     from fulldeck.diagnosis.improvement import check_output, improve
     from fulldeck.recipe.reader import find_recipe, read_recipe
@@ -123,7 +142,9 @@ def _training(
     if verify:
         check_output(output, force=force)
     result = diagnose(read, fresh=fresh, tell=tell)
-    return improve(read, source, result, output, budget=budget, tell=tell) if verify else result
+    if result is None or not verify:
+        return result
+    return improve(read, source, result, output, budget=budget, tell=tell)
 
 
 def _next(result: Mapping[str, Any], recipe: str, page: Path) -> list[str]:

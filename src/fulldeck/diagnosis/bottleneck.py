@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fulldeck.diagnosis.findings import BOUNDS, Findings, Operator
+from fulldeck.distributed.straggler import straggler
 from fulldeck.figures import milliseconds, size
 
 CLEAR = 0.4
@@ -66,7 +67,7 @@ LIMITS: Mapping[str, Limit] = {
         "recomputing activations, micro-batches with accumulation, smaller optimizer states, sharding",
     ),
 }
-"""Bottleneck to what it means. Beside them, `padding` is a finding of its own."""
+"""Bottleneck to what it means. Beside them, padding, recompiles and a straggler are findings of their own."""
 PADDING_REMEDY = (
     "grouping rows of like length, cutting batches to their longest row, or packing several in one"
 )
@@ -112,7 +113,7 @@ def bottleneck(findings: Findings) -> dict[str, Any]:
 
 
 def beside(findings: Findings) -> list[dict[str, Any]]:
-    """What else is worth knowing: padding, recompilations."""
+    """What else is worth knowing: padding, recompilations, a process that the others wait for."""
     found = []
     pipeline = findings.pipeline
     if pipeline is not None and (pipeline.padding or 0.0) >= PADDED:
@@ -128,6 +129,14 @@ def beside(findings: Findings) -> list[dict[str, Any]]:
     if findings.recompiles:
         said = f"Functions were compiled anew {findings.recompiles} times: their inputs change shape or type."
         found.append({"class": "recompiles", "share": None, "sentence": said, "remedy": "a few fixed shapes"})
+    if (late := straggler(findings.rank_seconds)) is not None:
+        rank, own, others = late
+        said = (
+            f"Rank {rank} computes {milliseconds(1000 * own)} a step and the others {milliseconds(1000 * others)}: "
+            "they wait for it."
+        )
+        remedy = "equal machines and equal shares, and nothing else that runs beside one of them"
+        found.append({"class": "straggler", "share": 1 - others / own, "sentence": said, "remedy": remedy})
     return found
 
 

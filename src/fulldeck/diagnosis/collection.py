@@ -26,7 +26,7 @@ from fulldeck.diagnosis.pipeline_alone import measure_pipeline
 from fulldeck.diagnosis.work import WorkCounter, tried_in_bfloat16
 from fulldeck.errors import BadInput, RunFailed
 from fulldeck.pipeline.run import run
-from fulldeck.training.step_clock import BACKWARD, PHASES
+from fulldeck.training.step_clock import BACKWARD, COMMUNICATION, PHASES
 from fulldeck.watchers.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -40,16 +40,19 @@ TIMED_SECONDS = 0.5
 """Short steps are timed at least for so long."""
 LONGEST = 8.0
 """Seconds after which warming up, or timing, goes on no further than it must."""
+WARM, TIMED_ENOUGH, PROFILED_ENOUGH = 1, 2, 3
+"""What the ranks agree on, one after the other."""
 EPOCHS = 10_000
 """A short training goes on until there have been enough steps."""
 
 
 def collect(
     recipe: Recipe, *, fresh: bool = False, tell: Callable[[str], None] = lambda text: None
-) -> Findings:
+) -> Findings | None:
     """Run `recipe` for about thirty steps and find out where its time and memory go.
 
-    `fresh` measures the machine's ceilings again. Raises BadInput as the run would, and RunFailed in one
+    Of several processes that train together all are timed, and the first one's figures are returned; None on
+    the others. `fresh` measures the machine's ceilings again. Raises BadInput as the run would, and RunFailed in one
     line if the training fails in these steps or its loss is not finite.
     """
     train = recipe.train.replace(epochs=max(EPOCHS, recipe.train.epochs or 0), max_steps=None)
@@ -75,13 +78,15 @@ def collect(
 class _Enough(BaseException):
     """All figures are there. No Exception: the run has not failed."""
 
-    def __init__(self, findings: Findings) -> None:
+    def __init__(self, findings: Findings | None) -> None:
         super().__init__()
         self.findings = findings
 
 
 class _Collector(Watcher):
     """Goes through warming up, timing, profiling and counting, one step after the other."""
+
+    on_all_ranks = True
 
     def __init__(self, fresh: bool, tell: Callable[[str], None]) -> None:
         self.fresh = fresh
@@ -121,7 +126,7 @@ class _Collector(Watcher):
         self.begun += 1
 
     def _warm_up(self) -> None:
-        if self.begun >= WARM_UP or (self.begun and self._late()):
+        if self._agreed(WARM, self.begun >= WARM_UP or (self.begun > 0 and self._late())):
             self._check_loss()
             self.tell("timing some steps")
             self.loop.clock.reset()
@@ -131,7 +136,7 @@ class _Collector(Watcher):
     def _time(self) -> None:
         self.timed += 1
         enough = self.timed >= TIMED and time.perf_counter() - self.since > TIMED_SECONDS
-        if enough or self._late():
+        if self._agreed(TIMED_ENOUGH, enough or self._late()):
             self._keep_clock()
             self.tell("profiling some steps")
             self.recording = True
@@ -146,7 +151,7 @@ class _Collector(Watcher):
 
     def _profile(self) -> None:
         self.profiled += 1
-        if self.recorder.enough(self.profiled):
+        if self._agreed(PROFILED_ENOUGH, self.recorder.enough(self.profiled)):
             self.events = self.recorder.stop()
             self.recording = False
             self.counting = True
@@ -155,7 +160,14 @@ class _Collector(Watcher):
     def _finish(self) -> None:
         self.counting = False
         self._check_loss()
-        raise _Enough(self._findings())
+        ranks = self.loop.ranks
+        computing = sum(self.seconds) - self.seconds[COMMUNICATION]
+        computed = ranks.gather(computing / self.timed)
+        raise _Enough(self._findings(computed) if ranks.rank == 0 else None)
+
+    def _agreed(self, stage: int, wanted: bool) -> bool:
+        """Whether any rank wants `stage` to be over; each has clocks of its own, and all must go on alike."""
+        return self.loop.ranks.agree(stage if wanted else 0) >= stage
 
     def _late(self) -> bool:
         return time.perf_counter() - self.since > LONGEST
@@ -221,7 +233,7 @@ class _Collector(Watcher):
 
     # What it comes to --------------------------------------------------------------------------------
 
-    def _findings(self) -> Findings:
+    def _findings(self, computed: Sequence[float]) -> Findings:
         loop, device = self.loop, self.loop.device
         self.tell("measuring the machine's ceilings")
         # Before anything else is allocated: the peak is that of the steps.
@@ -249,6 +261,7 @@ class _Collector(Watcher):
             pipeline=measure_pipeline(loop.loader, loop.data, loop.epoch),
             recompiles=self._recompiles(),
             model_bytes=memory.weights,
+            rank_seconds=tuple(computed),
             steps={"warm_up": WARM_UP, "timed": self.timed, "profiled": self.profiled},
         )
 

@@ -23,10 +23,12 @@ that a key names, shares and ratios have 1 for the whole or for no change.
     pipeline        {"batches_per_s" (the input pipeline alone), "padding", "padding_in_batch" (shares, or
                     null)}, or null
     recompiles      how often torch.compile had to compile anew
+    ranks           of several processes: {"computing_ms": what each computes in a step, in their order}, or null
     bottleneck      {"class", "share", "clear" (false: no single one), "sentence", "remedy", "missing"}; a class
                     is one of the bounds, or capacity; missing: in field terms, what no instruction here does
                     about it, or null
-    beside          further findings, each as bottleneck has it but without clear (padding, recompiles)
+    beside          further findings, each as bottleneck has it but without clear (padding, recompiles,
+                    straggler)
     advice          what eases the bottleneck before the rest, each by predicted effect: {"name", "number",
                     "parameters", "figure" (step_time, latency, artifact_bytes, ...), "predicted" (ratio),
                     "reason", "cost", "eases" (classes), "blocked" (why it cannot be added, or null)}, and
@@ -76,14 +78,17 @@ FILE = "diagnosis.json"
 
 def diagnose(
     recipe: Recipe, *, fresh: bool = False, tell: Callable[[str], None] = lambda text: None
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Where a training step of `recipe` spends its time and memory, and what to do about it.
 
-    `fresh` measures the machine's ceilings again; `tell` takes words for a progress line. Raises BadInput,
-    and RunFailed in one line if the training fails.
+    `fresh` measures the machine's ceilings again; `tell` takes words for a progress line. Of several processes
+    that train together the first one is told, the others get None. Raises BadInput, and RunFailed in one line if
+    the training fails.
     """
     started = time.monotonic()
     findings = collect(recipe, fresh=fresh, tell=tell)
+    if findings is None:
+        return None
     return report(findings, recipe) | {"seconds": round(time.monotonic() - started, 1)}
 
 
@@ -115,6 +120,9 @@ def report(findings: Findings, recipe: Recipe) -> dict[str, Any]:
         "memory": None if findings.memory is None else asdict(findings.memory),
         "pipeline": None if findings.pipeline is None else asdict(findings.pipeline),
         "recompiles": findings.recompiles,
+        "ranks": {"computing_ms": [1000 * one for one in findings.rank_seconds]}
+        if len(findings.rank_seconds) > 1
+        else None,
         "bottleneck": limits[0],
         "beside": limits[1:],
         "advice": advice,

@@ -119,7 +119,8 @@ class Findings:
     `step_seconds` is the time of a step without any profiler; `phases` are its shares by the loop's own
     clocks, `bounds` its shares by what limits them (phases, with forward and backward split into launch,
     memory and compute); both sum to 1. `layers` and `chains` (fusible, as names of modules) are of inference
-    only. `model_bytes` are those of all weights.
+    only. `model_bytes` are those of all weights. `rank_seconds` is what each process of a training computes in a
+    step, without waiting for the others.
     """
 
     kind: Literal["training", "inference"]
@@ -136,6 +137,7 @@ class Findings:
     layers: tuple[Layer, ...] = ()
     chains: tuple[tuple[str, ...], ...] = ()
     steps: Mapping[str, int] = field(default_factory=dict)
+    rank_seconds: tuple[float, ...] = ()
 
     def share(self, operators: tuple[Operator, ...]) -> float:
         """Of the step's time, that of `operators`."""

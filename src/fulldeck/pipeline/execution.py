@@ -73,9 +73,11 @@ class Execution:
         self.folder = folder
         self.resume = resume
         self.ranks = ranks or Ranks(together=False)
-        first = self.ranks.rank == 0
-        tracking = Tracking(plan.recipe, folder.path, self._note)
-        self.watcher = Watchers([tracking, RunLog(), LiveLog(), watcher] if first else [])
+        if self.ranks.rank == 0:
+            tracking = Tracking(plan.recipe, folder.path, self._note)
+            self.watcher = Watchers([tracking, RunLog(), LiveLog(), watcher])
+        else:
+            self.watcher = Watchers([watcher] if watcher.on_all_ranks else [])
         self.workload = plan.recipe.workload
         self.settings: dict[str, Any] = plan.recipe.resolved()["train"]
         self.reports: dict[str, dict[str, Any]] = {step.label: _report(step) for step in plan.steps}

@@ -54,7 +54,7 @@ def run(
         path, resume = ranks.first(lambda: _folder(made, Path(out), resume))
         folder = RunFolder(path)
         if ranks.rank > 0:
-            return Execution(plan, folder, resume, Watcher(), ranks).assist()
+            return Execution(plan, folder, resume, watcher or Watcher(), ranks).assist()
         with folder.locked():
             if resume:
                 tidy(path)

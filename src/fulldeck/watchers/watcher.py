@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from fulldeck.planner import Plan
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 class Watcher:
     """Hears of everything and says nothing; override what you want to hear."""
+
+    on_all_ranks: ClassVar[bool] = False
+    """Of several processes that train together, usually only the first one is watched."""
 
     def started(self, plan: Plan, folder: Path) -> None:
         """The run folder exists; nothing has been done yet."""

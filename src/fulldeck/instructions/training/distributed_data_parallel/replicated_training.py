@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from statistics import median
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from fulldeck.distributed.straggler import straggler
 from fulldeck.errors import RunFailed
 from fulldeck.instructions.training.distributed_data_parallel.exchange import Replicas, Whole, replicate
 from fulldeck.training.batch_norm import running_statistics
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from fulldeck.training.batch import Batch, Part
     from fulldeck.training.loop import TrainingLoop
 
-STRAGGLES = 1.3
-"""Times that a rank computes as long as the others, from which on it is named."""
 NAMED = 3
 """Parameters that a message names at most."""
 
@@ -113,12 +111,11 @@ class ReplicatedTraining:
         self.figures["communication_ms"] = {"after": 1000 * waited / steps}
         self.figures["communication_share"] = {"after": waited / max(whole, 1e-12)}
         own = self.loop.ranks.gather(whole - waited)
-        slowest = max(range(len(own)), key=own.__getitem__)
-        if own[slowest] > STRAGGLES * median(own[:slowest] + own[slowest + 1 :]):
-            others = 1000 * median(own[:slowest] + own[slowest + 1 :]) / steps
+        if (late := straggler([one / steps for one in own])) is not None:
+            rank, its, others = late
             self.loop.notes.append(
-                f"distributed_data_parallel: rank {slowest} computes {1000 * own[slowest] / steps:.3g} ms a step "
-                f"and the others {others:.3g} ms: they wait for it"
+                f"distributed_data_parallel: rank {rank} computes {1000 * its:.3g} ms a step and the others "
+                f"{1000 * others:.3g} ms: they wait for it"
             )
 
     def warn(self) -> None:
