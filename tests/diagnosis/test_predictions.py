@@ -73,6 +73,14 @@ def test_compiling_saves_half_of_starting_operators_and_of_moving_bytes_between_
     assert instruction("train_step_compilation").predict(little) is None
 
 
+def test_a_product_is_no_link_of_a_chain_though_its_name_has_add_in_it() -> None:
+    product = replace(PRODUCT, name="aten::addmm")
+    given = replace(NOTHING, kind="inference", chains=(("a", "b"),), operators=(product, OTHER))
+    predicted = instruction("kernel_fusion").predict(given)
+    assert predicted is not None
+    assert "40% of a forward pass" in predicted.reason
+
+
 def test_int8_takes_a_quarter_of_what_it_quantises() -> None:
     layers = (Layer("a", "Linear", 600, {"int8": 0.01, "bfloat16": 0.0}), Layer("b", "Embedding", 400, {}))
     found = replace(NOTHING, kind="inference", layers=layers, model_bytes=1000)

@@ -95,7 +95,11 @@ class KernelFusion(Instruction):
         """Elementwise operators that follow others save a pass over memory and a start each."""
         if findings.kind != "inference" or not findings.chains:
             return None
-        taken = tuple(one for one in findings.operators if any(word in one.name for word in _POINTWISE))
+        taken = tuple(
+            one
+            for one in findings.operators
+            if not one.flops and any(word in one.name for word in _POINTWISE)
+        )
         share = findings.share(taken)
         if share < _LITTLE:
             return None
