@@ -274,7 +274,7 @@ def _optimizers(
     if rest:
         found.append(torch.optim.AdamW(grouped(rest, *adamw), lr=adamw[0], betas=betas, fused=True))
     if hidden:
-        found.append(Muon(grouped(hidden, *own), adjust_lr_fn="match_rms_adamw", **settings))
+        found.append(Muon(grouped(hidden, *own), **settings))
     return found
 
 
