@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
@@ -15,12 +16,18 @@ from fulldeck.catalogue import built_in
 from fulldeck.data import Data, Examples
 from fulldeck.encoders.tensor import TensorEncoder
 from fulldeck.instruction import Instruction
+from fulldeck.ownership.key import Key
 from fulldeck.training.batch import Part
 from fulldeck.training.loader import BatchLoader, ShuffledSampler
 from fulldeck.training.loop import TrainingLoop
 
 ENTRIES = {entry.name: entry for entry in built_in() if "attach" in entry.doors}
 """All that touch training: a new one joins by itself."""
+
+FOLDER = tempfile.TemporaryDirectory()
+"""Of files that parameters name."""
+OWNER = Path(FOLDER.name, "owner.key")
+Key(bytes(32)).write(OWNER)
 
 PARAMETERS: Mapping[str, tuple[dict[str, Any], ...]] = {
     "dynamic_batch_scheduler": ({}, {"effective_batch": 12}),
@@ -65,6 +72,8 @@ PARAMETERS: Mapping[str, tuple[dict[str, Any], ...]] = {
         {"kind": "dora", "rank": 2},
         {"kind": "ia3"},
     ),
+    # With a key of its own every training would bear another mark.
+    "model_fingerprinting": ({"key": str(OWNER)},),
     # So little noise that the loss falls, and as much as epsilon 8 asks for; drawn from a seed, to be compared.
     "dp_training": (
         {"mode": "functional", "group_norm": True, "noise_seed": 0, "epsilon": None, "noise_multiplier": 0.1},
