@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ruamel.yaml import YAML
@@ -108,6 +108,10 @@ class Recipe:
         if self.trackers:
             value["trackers"] = [_plain_tracker(tracker) for tracker in self.trackers]
         return value
+
+    def only(self, *instructions: Instruction) -> Recipe:
+        """This recipe with these instructions in place of its own."""
+        return replace(self, entries=tuple(Entry(one) for one in instructions))
 
     def to_yaml(self) -> str:
         """The resolved recipe as a file that can be run again."""

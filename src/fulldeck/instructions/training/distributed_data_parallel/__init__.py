@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Literal
 from fulldeck.distributed.process_group import join
 from fulldeck.distributed.rank_random import draw_apart
 from fulldeck.distributed.spread_training import SpreadTraining
+from fulldeck.distributed.two_processes import changes_in_two_processes
 from fulldeck.errors import BadInput
 from fulldeck.instruction import Evidence, Situation, instruction, param
 from fulldeck.instructions.training.distributed_data_parallel.exchange import (
@@ -44,7 +45,6 @@ from fulldeck.instructions.training.distributed_data_parallel.exchange import (
     refuse_compression,
     replicate,
 )
-from fulldeck.instructions.training.distributed_data_parallel.proof import exposed_communication
 from fulldeck.instructions.training.distributed_data_parallel.replicated_training import ReplicatedTraining
 
 if TYPE_CHECKING:
@@ -52,6 +52,9 @@ if TYPE_CHECKING:
     from fulldeck.training.loop import TrainingLoop
 
 __all__ = ["DistributedDataParallel", "replicate"]
+
+PARTS = 4
+"""Of a process's share of a batch, in the evidence."""
 
 
 @instruction(
@@ -129,4 +132,5 @@ class DistributedDataParallel(SpreadTraining):
         Without this instruction: of DDP by itself, which exchanges after each part.
         """
         own = any(entry.instruction.card.name == self.card.name for entry in outcome.recipe.entries)
-        return exposed_communication(outcome, self if own else type(self)(exchange="every"))
+        exchanging = self if own else type(self)(exchange="every")
+        return changes_in_two_processes(outcome, exchanging, parts=PARTS)["communication_ms"]["after"]

@@ -32,11 +32,13 @@ from typing import TYPE_CHECKING, Literal
 from fulldeck.distributed.process_group import join
 from fulldeck.distributed.rank_random import draw_apart
 from fulldeck.distributed.spread_training import SpreadTraining
+from fulldeck.distributed.two_processes import changes_in_two_processes
 from fulldeck.instruction import Evidence, Situation, instruction, param
 from fulldeck.instructions.training.fully_sharded_training.sharded_training import ShardedTraining
 from fulldeck.instructions.training.fully_sharded_training.shards import shard
 
 if TYPE_CHECKING:
+    from fulldeck.evidence.outcome import Outcome
     from fulldeck.training.loop import TrainingLoop
 
 __all__ = ["FullyShardedTraining", "shard"]
@@ -104,3 +106,11 @@ class FullyShardedTraining(SpreadTraining):
         draw_apart(loop)
         loop.on("step_end", training.weigh)
         loop.on("hand_over", training.put_together)
+
+    def prove(self, outcome: Outcome) -> float:
+        """bytes_a_process: weights, gradients and optimizer states that one of two processes holds after a step.
+
+        Without this instruction: all of them, as distributed_data_parallel holds them.
+        """
+        own = any(entry.instruction.card.name == self.card.name for entry in outcome.recipe.entries)
+        return changes_in_two_processes(outcome, self)["bytes_a_process"]["after" if own else "before"]
