@@ -183,7 +183,7 @@ def _evidence(entry: Entry) -> str:
     rows = [("claim", str(declared["metric"]), str(declared["expect"]))]
     rows += [("cost at most", name, effect) for name, effect in declared["cost"].items()]
     parts = [
-        f"Declared, on the workload `{declared['workload']}` (a figure with `x` is a ratio to the run without it, "
+        f"Declared, on the workload `{_workload(declared)}` (a figure with `x` is a ratio to the run without it, "
         "a signed one a difference, a plain one a level):",
         table(("", "figure", "effect"), rows),
     ]
@@ -205,6 +205,12 @@ def _evidence(entry: Entry) -> str:
         parts += [f"On {one['workload']}: {one['reason']}." for one in found if one.get("reason")]
     parts += [f"Not measured on {where(one)}: {one['reason']}." for one in refusals]
     return "\n\n".join(part for part in parts if part)
+
+
+def _workload(declared: Mapping[str, Any]) -> str:
+    """Its name, or as a recipe has it where settings are not the defaults."""
+    settings = "".join(f", {name}: {plain_value(value)}" for name, value in declared["settings"].items())
+    return f"{{kind: {declared['workload']}{settings}}}" if settings else str(declared["workload"])
 
 
 def measured(name: str) -> list[dict[str, Any]]:

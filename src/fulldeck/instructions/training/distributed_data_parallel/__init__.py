@@ -70,7 +70,12 @@ PARTS = 4
         "does not fit into one device"
     },
     recipe_key="distributed",
-    evidence=Evidence(workload="stdlib_text", metric="exposed_communication_ms", expect="<= 0.5x"),
+    evidence=Evidence(
+        workload="stdlib_text",
+        settings={"characters": 40_000},
+        metric="exposed_communication_ms",
+        expect="<= 0.5x",
+    ),
 )
 class DistributedDataParallel(SpreadTraining):
     find_unused_parameters: bool = param(

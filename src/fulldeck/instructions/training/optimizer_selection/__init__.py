@@ -85,6 +85,7 @@ _ADAM_STATE_BYTES = 8
     },
     evidence=Evidence(
         workload="stdlib_text",
+        settings={"characters": 100_000},
         metric="validation_loss",
         expect="<= 0.97x",
         cost={"state_bytes": "<= 1.0x"},
