@@ -279,24 +279,31 @@ def measure(task: str, chosen: argparse.Namespace, end: float) -> None:
         "arms": {},
         "raw": {},
     }
-    if chosen.add and path.exists():
-        result |= json.loads(path.read_bytes())
     pictures = read_pictures(chosen.data, task)
+    if not chosen.add:
+        path.unlink(missing_ok=True)
     for number in range(chosen.rounds):
-        done = result["raw"].setdefault(str(number), {})
-        left = [arm for arm in chosen.arms if arm not in done]
-        random.Random(number).shuffle(left)
-        for arm in left:
-            if time.monotonic() > end:
-                break
-            done[arm] = ARMS[arm](task, pictures, FIRST_SEED + number)
+        arms = list(chosen.arms)
+        random.Random(number).shuffle(arms)
+        for arm in arms:
+            result |= kept(path)
+            if arm in result["raw"].get(str(number), {}) or time.monotonic() > end:
+                continue
+            figures = ARMS[arm](task, pictures, FIRST_SEED + number)
+            result |= kept(path)  # another call may have added to it
+            result["raw"].setdefault(str(number), {})[arm] = figures
             result["arms"] = summary(result["raw"])
             result["load_after"] = describe()["load"]
             write_result(name, result)
-            print(f"{task}, round {number}, {arm}: {done[arm]}", flush=True)
+            print(f"{task}, round {number}, {arm}: {figures}", flush=True)
     print(f"\n{task}, {result['target']:.0%} ({GOAL})")
     for arm, figures in result["arms"].items():
         print(f"  {arm:<14}{figures}")
+
+
+def kept(path: Path) -> dict[str, Any]:
+    """The result that there is already."""
+    return dict(json.loads(path.read_bytes())) if path.exists() else {}
 
 
 if __name__ == "__main__":
