@@ -29,6 +29,7 @@ from typing import Any
 from machine import RESULTS, describe, write_result
 
 import fulldeck as fd
+from fulldeck.catalogue import catalogue
 from fulldeck.evidence.verify import verify
 from fulldeck.files import write_json
 from fulldeck.watchers.watcher import Watcher
@@ -94,7 +95,9 @@ def plant(folder: Path, workload: str) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: planted\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[fulldeck.instructions]\nplanted_delay = planted:PlantedDelay\n")
     sys.path.insert(0, str(folder))
-    os.environ["PYTHONPATH"] = str(folder)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    # What was read before does not know it.
+    catalogue.cache_clear()
 
 
 def main() -> None:
