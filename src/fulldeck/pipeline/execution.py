@@ -9,55 +9,47 @@
     service = Service(candidate)
     for instruction in plan: service = instruction.configure(service)
 
-What is around these lines opens each door (skipping what is optional and cannot act), checks each
-conversion, and writes down what happened.
+What is around these lines checks each conversion; `doors.py` opens the doors, `record.py` writes down what
+happened.
 """
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from fulldeck.candidate import Artifact, Candidate, judged_rows
+from fulldeck.candidate import Candidate, judged_rows
 from fulldeck.data import Data
 from fulldeck.device import cpu_threads
 from fulldeck.distributed.process_group import leave
 from fulldeck.distributed.ranks import Ranks
-from fulldeck.errors import BadInput, CannotAct, RunFailed
+from fulldeck.errors import BadInput, RunFailed
 from fulldeck.evaluation import evaluate
-from fulldeck.files import plain, write_json
-from fulldeck.machine import describe_machine, peak_memory
+from fulldeck.files import write_json
+from fulldeck.machine import peak_memory
+from fulldeck.pipeline.doors import Doors
 from fulldeck.pipeline.gate import breaches, cautions, changes, measure, scores, scores_of_many
 from fulldeck.pipeline.rank_agreement import refuse_other_data, refuse_other_model
+from fulldeck.pipeline.record import RunRecord
 from fulldeck.pipeline.rehearsal import keep_example, rehearse
 from fulldeck.pipeline.splitting import with_default_split
-from fulldeck.planner import Plan, Step
-from fulldeck.report import write_report
-from fulldeck.run_folder import EVALUATION, PLAN, RunFolder
+from fulldeck.planner import Plan
+from fulldeck.run_folder import EVALUATION, RunFolder
 from fulldeck.service import Service
 from fulldeck.training.loader import BatchLoader, ShuffledSampler
 from fulldeck.training.loop import TrainingLoop
 from fulldeck.training.random_state import seed_all
-from fulldeck.watchers.live_log import LiveLog
-from fulldeck.watchers.run_log import RunLog
-from fulldeck.watchers.tracking import Tracking
-from fulldeck.watchers.watcher import Watcher, Watchers
+from fulldeck.watchers.watcher import Watcher
 from fulldeck.weights import save_weights
 from fulldeck.workload import encoded
 
 MAX_SCORED = 10_000
 """Training examples that the result's metrics are computed on; validation and test are scored whole."""
-
-Thing = TypeVar("Thing", Data, Candidate, Service)
 
 
 class Execution:
@@ -73,60 +65,33 @@ class Execution:
         self.folder = folder
         self.resume = resume
         self.ranks = ranks or Ranks(together=False)
-        if self.ranks.rank == 0:
-            tracking = Tracking(plan.recipe, folder.path, self._note)
-            self.watcher = Watchers([tracking, RunLog(), LiveLog(), watcher])
-        else:
-            self.watcher = Watchers([watcher] if watcher.on_all_ranks else [])
+        self.record = RunRecord(plan, folder, watcher, first=self.ranks.rank == 0)
+        self.doors = Doors(self.record)
         self.workload = plan.recipe.workload
         self.settings: dict[str, Any] = plan.recipe.resolved()["train"]
-        self.reports: dict[str, dict[str, Any]] = {step.label: _report(step) for step in plan.steps}
-        self.seconds: dict[str, float] = {}
-        self.notes: list[str] = []
         self.began = resume
         self.service: Service | None = None
-        self.recorded = False
-        self.result: dict[str, Any] = {
-            "run": str(folder.path),
-            "status": "running",
-            "recipe": plan.recipe.name,
-            "metrics": {},
-            "instructions": list(self.reports.values()),
-            "artifacts": [],
-            "rehearsal": None,
-            "notes": self.notes,
-            "seconds": self.seconds,
-            "machine": describe_machine(),
-        }
 
     def finish(self) -> dict[str, Any]:
         """Execute, and leave the folder in a state that tells how it ended."""
+        record = self.record
         try:
-            self.folder.write_result(self.result)
-            write_json(self.folder.path / PLAN, {"steps": [step.to_json() for step in self.plan.steps]})
-            self.folder.point_latest()
-            self.watcher.started(self.plan, self.folder.path)
+            record.begun()
             self.execute()
         except KeyboardInterrupt as stop:
-            self._ended("interrupted", str(stop) or "interrupted by the user")
+            record.ended("interrupted", str(stop) or "interrupted by the user")
             raise
         except BadInput as error:
-            if not self.began:
-                self.watcher.note(f"nothing was trained, so {self.folder.path} is removed again")
-                self.watcher.ended("failed", str(error))
-                self.folder.discard()
+            if self.began:
+                record.ended("failed", str(error))
             else:
-                self._ended("failed", str(error))
+                record.discarded(str(error))
             raise
         except Exception as error:
-            self._ended("failed", f"{type(error).__name__}: {error}")
+            record.ended("failed", f"{type(error).__name__}: {error}")
             raise
-        self.result["status"] = "finished"
-        # A run that says that it is finished lacks nothing, so that comes last.
-        self._write_report()
-        self.folder.write_result(self.result)
-        self.watcher.finished(self.result)
-        return self.result
+        record.finished()
+        return record.result
 
     def assist(self) -> dict[str, Any]:
         """Load, prepare and train as the first rank does, and write nothing; what is left to do is that one's."""
@@ -136,15 +101,15 @@ class Execution:
     def execute(self) -> None:
         """The pipeline."""
         data = self.load()
-        with self._stage("train"):
+        with self.record.stage("train"):
             candidate = self.train(data)
-        with self._stage("optimise"):
+        with self.record.stage("optimise"):
             candidate = self.optimise(candidate)
-        with self._stage("evaluate"):
+        with self.record.stage("evaluate"):
             candidate = replace(candidate, metrics=MappingProxyType(self.judge(candidate)))
-        with self._stage("configure"):
+        with self.record.stage("configure"):
             self.service = self.configure(candidate)
-        with self._stage("rehearse"):
+        with self.record.stage("rehearse"):
             self.rehearse(self.service)
 
     def load(self) -> Data:
@@ -152,9 +117,9 @@ class Execution:
         torch.set_num_threads(self.settings.get("threads") or cpu_threads())
         if self.ranks.world_size > 1:
             seed_all(self.settings["seed"])  # or a factory that draws its data would give each rank others
-        with self._stage("load"):
+        with self.record.stage("load"):
             data = self.workload.load()
-        with self._stage("prepare"):
+        with self.record.stage("prepare"):
             data = self.prepare(data)
             if self.ranks.world_size > 1:
                 refuse_other_data(self.ranks, data)
@@ -163,18 +128,18 @@ class Execution:
     def prepare(self, data: Data) -> Data:
         """All `prepare` doors; then a split, if none was made, and the encoder."""
         # What was only guessed is told before anything can fail of it.
-        told = self._tell(data, 0)
-        for step in self._acting("prepare"):
+        told = self.record.note_rest(data.notes, 0)
+        for step in self.doors.steps("prepare"):
             before = {name: len(examples) for name, examples in data.splits().items()}
-            data = self._open(step, "prepare", step.instruction.prepare, data)
+            data = self.doors.open(step, step.instruction.prepare, data)
             after = {name: len(examples) for name, examples in data.splits().items()}
-            self._applied(
+            self.doors.applied(
                 step,
                 {f"{name}_rows": {"before": before.get(name, 0), "after": n} for name, n in after.items()},
             )
-            told = self._tell(data, told)
+            told = self.record.note_rest(data.notes, told)
         data = encoded(self.workload, with_default_split(data, self.settings["seed"]))
-        self._tell(data, told)
+        self.record.note_rest(data.notes, told)
         return data
 
     def fit(self, data: Data) -> tuple[TrainingLoop, nn.Module]:
@@ -184,9 +149,9 @@ class Execution:
         if self.ranks.world_size > 1:
             loop.ranks = self.ranks
             refuse_other_model(self.ranks, loop.model)
-        for step in self._acting("attach"):
-            self._attach(step, loop)
-        self.watcher.training(loop)
+        for step in self.doors.steps("attach"):
+            self.doors.attach(step, loop)
+        self.record.watcher.training(loop)
         self.began = True
         module = loop.fit(resume=self.resume)
         self.ranks.gather("done")
@@ -197,19 +162,19 @@ class Execution:
         """The trained model, and what the training came to."""
         loop, module = self.fit(data)
         if loop.stopped is not None:
-            self._note(f"training stopped after epoch {loop.epoch}: {loop.stopped}")
+            self.record.note(f"training stopped after epoch {loop.epoch}: {loop.stopped}")
         for reason, count in loop.skipped.items():
-            self._note(f"{count} optimizer steps were skipped: {reason}")
+            self.record.note(f"{count} optimizer steps were skipped: {reason}")
         for text in loop.notes:
-            self._note(text)
+            self.record.note(text)
         for label, figures in loop.reported.items():
-            self.reports[label]["changes"] |= figures
+            self.record.reports[label]["changes"] |= figures
         for label, charts in loop.drawn.items():
-            self.reports[label]["charts"] = charts
-        self.result["training"] = {"epochs": loop.epoch, "steps": loop.step, "history": loop.history}
-        self.result["memory"] = {"training_peak_bytes": peak_memory(loop.device)}
+            self.record.reports[label]["charts"] = charts
+        self.record.result["training"] = {"epochs": loop.epoch, "steps": loop.step, "history": loop.history}
+        self.record.result["memory"] = {"training_peak_bytes": peak_memory(loop.device)}
         weights = save_weights(module, self.folder.artifacts / "model.safetensors")
-        self.result["artifacts"].append(self._listed(weights))
+        self.record.artifact(weights)
         return Candidate(
             name=self.workload.name,
             module=module,
@@ -244,33 +209,33 @@ class Execution:
             data=data,
             checkpoints=self.folder.checkpoints,
             checkpoint_every=settings.get("checkpoint_every"),
-            record=self._record if self.ranks.rank == 0 else None,
+            record=self.record.epoch if self.ranks.rank == 0 else None,
         )
 
     def optimise(self, candidate: Candidate) -> Candidate:
         """All `optimise` doors, each followed by the gate."""
         metrics = self.workload.metrics(candidate.data)
         if (compared := judged_rows(candidate)) < len(candidate.judged):
-            self._note(f"conversions are compared on the first {compared:,} validation examples")
+            self.record.note(f"conversions are compared on the first {compared:,} validation examples")
         before = measure(candidate, metrics)
-        for step in self._acting("optimise"):
-            after_step = self._open(step, "optimise", step.instruction.optimise, candidate)
+        for step in self.doors.steps("optimise"):
+            after_step = self.doors.open(step, step.instruction.optimise, candidate)
             if after_step is candidate:
                 continue
-            for note in after_step.notes[len(candidate.notes) :]:
-                self._note(note)
+            self.record.note_rest(after_step.notes, len(candidate.notes))
             after = measure(after_step, metrics)
-            self._applied(step, changes(before, after))
+            self.doors.applied(step, changes(before, after))
             for caution in cautions(before, after):
-                self._note(f"after {step.label}, {caution}")
+                self.record.note(f"after {step.label}, {caution}")
             broken = breaches(before, after, step.instruction.tolerance())
             if broken:
                 text = f"{step.label} broke its tolerance: {'; '.join(broken)}"
                 if not step.entry.tolerate:
                     raise RunFailed(f"{text}; write tolerate: true at {step.label} to accept it")
-                self._note(text)
+                self.record.note(text)
             candidate, before = after_step, after
-        self.result["artifacts"] += [self._listed(artifact) for artifact in candidate.artifacts]
+        for artifact in candidate.artifacts:
+            self.record.artifact(artifact)
         return candidate
 
     def judge(self, candidate: Candidate) -> dict[str, dict[str, float]]:
@@ -281,7 +246,7 @@ class Execution:
             rows = examples
             if name == "train" and len(examples) > MAX_SCORED:
                 rows = examples.take(np.arange(MAX_SCORED))
-                self._note(
+                self.record.note(
                     f"train metrics are those of the first {MAX_SCORED:,} of {len(examples):,} examples"
                 )
             if candidate.data.task == "language_modelling":
@@ -294,133 +259,27 @@ class Execution:
         if samples := self.workload.samples(candidate):
             found["samples"] = samples
         write_json(self.folder.path / EVALUATION, found)
-        self.result["metrics"] = result
+        self.record.result["metrics"] = result
         return result
 
     def configure(self, candidate: Candidate) -> Service:
         """All `configure` doors."""
         service = Service(candidate, candidate.name, self.folder.path)
-        for step in self._acting("configure"):
-            service = self._open(step, "configure", step.instruction.configure, service)
-            self._applied(step, {})
+        for step in self.doors.steps("configure"):
+            service = self.doors.open(step, step.instruction.configure, service)
+            self.doors.applied(step, {})
         if service.package is not None:
-            self.result["package"] = str(service.package.relative_to(self.folder.path))
+            self.record.result["package"] = str(service.package.relative_to(self.folder.path))
         return service
 
     def rehearse(self, service: Service) -> None:
         """Try the package as it will be used, on test items."""
         if service.package is None:
-            self._note("no rehearsal: no instruction wrote a package (model_packaging does)")
+            self.record.note("no rehearsal: no instruction wrote a package (model_packaging does)")
             return
         candidate = service.candidate
         examples = candidate.data.test or candidate.judged
         found = rehearse(service.package, candidate, examples)
-        self.result["rehearsal"] = found | {"example": keep_example(self.folder.path, candidate, examples)}
-
-    # Doors -------------------------------------------------------------------------------------------
-
-    def _acting(self, door: str) -> Iterator[Step]:
-        for step in self.plan.steps:
-            if door in step.instruction.doors() and self.reports[step.label]["status"] != "skipped":
-                self.watcher.stage(step.label)
-                yield step
-
-    def _open(self, step: Step, door: str, use: Callable[[Thing], Thing], thing: Thing) -> Thing:
-        try:
-            with _blaming(step):
-                return use(thing)
-        except CannotAct as error:
-            self._cannot(step, error)
-            return thing
-
-    def _attach(self, step: Step, loop: TrainingLoop) -> None:
-        try:
-            with _blaming(step):
-                loop.attach(step.instruction, step.label)
-        except CannotAct as error:
-            self._cannot(step, error)
-        else:
-            self._applied(step, {})
-
-    def _cannot(self, step: Step, error: CannotAct) -> None:
-        if not step.entry.optional:
-            message = f"{step.label} cannot act: {error}; or write optional: true to go on without it"
-            raise BadInput(message, step.entry.where) from error
-        self.reports[step.label] |= {"status": "skipped", "reason": str(error)}
-        self._note(f"{step.label} was skipped: {error}")
-
-    def _applied(self, step: Step, figures: Mapping[str, Any]) -> None:
-        report = self.reports[step.label]
-        if report["status"] == "skipped":
-            return
-        report["status"] = "applied"
-        report["changes"] |= figures
-        self.watcher.changed(report)
-
-    # Words -------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        self.watcher.stage(name)
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - start, 3)
-
-    def _note(self, text: str) -> None:
-        self.notes.append(text)
-        self.watcher.note(text)
-
-    def _listed(self, artifact: Artifact) -> dict[str, Any]:
-        return {
-            "path": str(artifact.path.relative_to(self.folder.path)),
-            "kind": artifact.kind,
-            "bytes": artifact.bytes,
-            "precision": artifact.precision,
+        self.record.result["rehearsal"] = found | {
+            "example": keep_example(self.folder.path, candidate, examples)
         }
-
-    def _tell(self, data: Data, told: int) -> int:
-        for note in data.notes[told:]:
-            self._note(note)
-        return len(data.notes)
-
-    def _record(self, values: Mapping[str, Any]) -> None:
-        if not self.recorded:
-            self.folder.rewind_metrics(values["epoch"])
-            self.recorded = True
-        self.folder.append_metrics(values)
-        self.watcher.recorded(values)
-
-    def _ended(self, status: str, error: str) -> None:
-        self.watcher.ended(status, error)
-        self.result |= {"status": status, "error": error}
-        self.folder.write_result(self.result)
-        self._write_report()
-
-    def _write_report(self) -> None:
-        try:
-            write_report(self.folder.path, json.loads(json.dumps(self.result, default=plain)))
-        except Exception as error:
-            # Whatever it is: a page about the work is never worth the work.
-            self._note(f"report.html could not be written: {error}")
-
-
-@contextmanager
-def _blaming(step: Step) -> Iterator[None]:
-    """What a door refuses names the instruction, and where in the recipe it stands."""
-    try:
-        yield
-    except CannotAct:
-        raise
-    except BadInput as error:
-        if error.where is not None:
-            raise
-        named = error.message if step.label in error.message else f"{step.label}: {error.message}"
-        raise BadInput(named, step.entry.where) from error
-
-
-def _report(step: Step) -> dict[str, Any]:
-    card = step.instruction.card
-    report: dict[str, Any] = {"name": card.name, "number": card.number, "label": step.label}
-    if step.skipped is not None:
-        return report | {"status": "skipped", "reason": step.skipped, "changes": {}}
-    return report | {"status": "planned", "changes": {}}

@@ -6,7 +6,7 @@ The loop owns zero_grad, backward and step. Instructions change it in five ways,
 - `keep(state)`: let checkpoints hold an object that has `state_dict` and `load_state_dict`.
 - replace an attribute: `loader`, `loader.sampler`, `split`, `weigh`, `build_optimizers`, `loss_scale`,
   `checkpoints`, `ranks`, `keep_memory`.
-- `wrap_model`, `companion`, `deploy_with`, `surgery`: change or accompany the model (see there).
+- `wrap_model`, `companion`, `deploy_with`, `surgery`: change or accompany the model (see `Attachments`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,7 @@ from fulldeck.distributed.ranks import GradientExchange, Ranks
 from fulldeck.errors import RunFailed
 from fulldeck.instruction import check_attachable, labels
 from fulldeck.memory import freed_memory_kept
+from fulldeck.training.attachments import Attachments
 from fulldeck.training.batch import (
     Batch,
     LossFunction,
@@ -39,7 +39,6 @@ from fulldeck.training.batch import (
     split_evenly,
     to_device,
 )
-from fulldeck.training.hooks import Hooks
 from fulldeck.training.loader import Loader, as_loader
 from fulldeck.training.loss_log import LossLog
 from fulldeck.training.random_state import seed_all
@@ -62,7 +61,7 @@ if TYPE_CHECKING:
     from fulldeck.instruction import Instruction
 
 
-class TrainingLoop:
+class TrainingLoop(Attachments):
     """Train `model` on batches from `loader`.
 
     `loader` gives (inputs, targets); `loss(outputs, targets)` is a mean over the samples. `validation` is
@@ -92,8 +91,7 @@ class TrainingLoop:
         checkpoint_every: int | None = None,
         record: Callable[[Mapping[str, Any]], object] | None = None,
     ) -> None:
-        self.model = model
-        self.module: nn.Module = model
+        super().__init__(model, pick_device(device))
         self.loader = as_loader(loader)
         self.loss = loss
         self.epochs = epochs
@@ -101,7 +99,6 @@ class TrainingLoop:
         self.validation = None if validation is None else as_loader(validation)
         self.metrics = dict(metrics or {})
         self.micro_batch = micro_batch
-        self.device = pick_device(device)
         self.seed = seed
         self.data = data
         self.checkpoints: Checkpoints | None = (
@@ -122,7 +119,6 @@ class TrainingLoop:
         self.ranks = Ranks(together=False)
         self.exchange: GradientExchange | None = None
 
-        self.optimizers: list[torch.optim.Optimizer] = []
         self.epoch = 0
         self.step_in_epoch = 0
         self.step = 0
@@ -130,27 +126,11 @@ class TrainingLoop:
         self.skipped: dict[str, int] = {}
         self.history: list[dict[str, float]] = []
         self.clock = StepClock()
-        self.carried: dict[str, Any] = {}
-        self.reported: dict[str, dict[str, dict[str, float]]] = {}
-        self.drawn: dict[str, list[dict[str, Any]]] = {}
-        self.notes: list[str] = []  # what the user should know at the end of the training
         self.last_loss: Tensor | None = None
+        self.losses = LossLog(self.device)
         self.moved_bytes: float | None = None  # to and from memory in a step, where somebody has counted them
         self.stopped: str | None = None
-
-        self._hooks = Hooks()
-        self.on = self._hooks.on
-        self.around = self._hooks.around
-        self._label = ""
-        self.states: dict[str, Any] = {}
-        self.companions = nn.ModuleDict()
-        self._model_wrappers: list[Callable[[nn.Module], nn.Module]] = []
-        self._deployed: list[Callable[[], AbstractContextManager[object]]] = []
-        self._surgeries: dict[str, Callable[[nn.Module], object]] = {}
-        self.surgeries_done: list[str] = []
         self._stop_wanted: str | None = None
-        self.losses = LossLog(self.device)
-        self.model.to(self.device)
 
         attached = check_attachable(instructions)
         for label, instruction in zip(labels(i.card.name for i in attached), attached, strict=True):
@@ -163,72 +143,9 @@ class TrainingLoop:
         self._label = label
         instruction.attach(self)
 
-    def keep(self, state: Any) -> None:
-        """Let checkpoints hold `state.state_dict()`, under the label of the attaching instruction."""
-        self.states[self._label] = state
-
-    def carry(self, value: Any) -> None:
-        """Leave `value` for the attaching instruction's later doors: `candidate.carried[label]`."""
-        self.carried[self._label] = value
-
-    def figures(self) -> dict[str, dict[str, float]]:
-        """Where the attaching instruction writes what it changed, now or later, for the run's result.
-
-        Name to `{"before": x, "after": y}`, or to `{"after": y}`.
-        """
-        return self.reported.setdefault(self._label, {})
-
-    def charts(self) -> list[dict[str, Any]]:
-        """Where the attaching instruction puts charts for the report, as `fulldeck.report.panels` has them."""
-        return self.drawn.setdefault(self._label, [])
-
-    def wrap_model(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
-        """Call `wrap(module)` before training; forward passes use what it returns, hand-over does not."""
-        self._model_wrappers.append(wrap)
-
-    def companion(self, module: nn.Module) -> nn.Module:
-        """Train `module` beside the model, and keep it in checkpoints; it is not handed over."""
-        self.companions[self._label.replace(".", "_")] = module.to(self.device)
-        return module
-
-    def deploy_with(self, swap: Callable[[], AbstractContextManager[object]]) -> None:
-        """Evaluate and hand over inside `swap()`, which puts in place what will be shipped."""
-        self._deployed.append(swap)
-
-    def surgery(self, operate: Callable[[nn.Module], object]) -> Callable[[], None]:
-        """Declare a change of the model in mid-training; return the function that carries it out.
-
-        `operate(model)` changes it in place, or returns the module that takes its place. It is logged and done
-        again on resume, before states are loaded. New parameters join the first group of the first optimizer.
-        """
-        label = self._label
-        self._surgeries[label] = operate
-        return partial(self.change_model, label)
-
-    def change_model(self, label: str) -> None:
-        """Carry out the surgery that was declared under `label`."""
-        before = {id(parameter) for parameter in self.parameters()}
-        changed = self._surgeries[label](self.model)
-        if isinstance(changed, nn.Module):
-            self.model = changed
-        self.model.to(self.device)
-        new = [parameter for parameter in self.parameters() if id(parameter) not in before]
-        self.optimizers[0].param_groups[0]["params"].extend(new)
-        self.surgeries_done.append(label)
-        self.module = self._wrapped()
-        self.model_was_changed()
-
-    def model_was_changed(self) -> None:
-        """Let everybody who holds on to the model's parameters or modules look at it anew."""
-        self._hooks.fire("model_changed")
-
     def stop(self, reason: str) -> None:
         """Ask to stop after this step; handlers of *stopping* may refuse."""
         self._stop_wanted = reason
-
-    def parameters(self) -> list[nn.Parameter]:
-        """All that is trained: the model's parameters and its companions'."""
-        return [p for p in (*self.model.parameters(), *self.companions.parameters()) if p.requires_grad]
 
     def batches(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """The batches of `epoch` without the first `skip`: of each one this process's share, not yet moved."""
@@ -249,19 +166,6 @@ class TrainingLoop:
     def forward(self, part: Part) -> None:
         """The forward phase with all its wrappers so far: for a second pass in one step, or before training."""
         self._hooks.compose("forward", self._forward)(part)
-
-    @contextmanager
-    def deployed(self) -> Iterator[nn.Module]:
-        """The model as it will be shipped: averaged weights swapped in, evaluation mode."""
-        with ExitStack() as stack:
-            for swap in self._deployed:
-                stack.enter_context(swap())
-            was_training = self.model.training
-            self.model.eval()
-            try:
-                yield self.model
-            finally:
-                self.model.train(was_training)
 
     # The work ----------------------------------------------------------------------------------------
 
@@ -510,9 +414,3 @@ class TrainingLoop:
         self._phase_apply = self._hooks.compose("apply", self._apply)
         self._phase_gradients = self._hooks.compose("gradients", self._gradients)
         self._phase_part = self._hooks.compose("part", self._part)
-
-    def _wrapped(self) -> nn.Module:
-        module = self.model
-        for wrap in self._model_wrappers:
-            module = wrap(module)
-        return module
