@@ -102,6 +102,10 @@ class Attachments:
         """All that is trained: the model's parameters and its companions'."""
         return [p for p in (*self.model.parameters(), *self.companions.parameters()) if p.requires_grad]
 
+    def learning_rate(self) -> float:
+        """That of the first group of the first optimizer."""
+        return float(self.optimizers[0].param_groups[0]["lr"])
+
     @contextmanager
     def deployed(self) -> Iterator[nn.Module]:
         """The model as it will be shipped: averaged weights swapped in, evaluation mode."""

@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,14 +36,14 @@ from fulldeck.training.batch import (
     Metric,
     Part,
     call,
-    split_batch,
-    split_evenly,
+    rows,
     to_device,
 )
+from fulldeck.training.hooks import Handler
 from fulldeck.training.loader import Loader, as_loader
 from fulldeck.training.loss_log import LossLog
 from fulldeck.training.random_state import seed_all
-from fulldeck.training.rank_share import most_rows, shares
+from fulldeck.training.rank_share import parts_of, predictions, shares
 from fulldeck.training.state import restore_training_state, training_state
 from fulldeck.training.step_clock import (
     BACKWARD,
@@ -111,9 +112,9 @@ class TrainingLoop(Attachments):
         self.build_optimizers: Callable[[Iterable[nn.Parameter]], list[torch.optim.Optimizer]] = (
             lambda parameters: [optimizer(parameters)]
         )
-        self.split: Callable[[Batch], Sequence[Part]] = self._split
+        self.split: Callable[[Batch], Sequence[Part]] = partial(parts_of, self)
         # A loss that is no mean over the samples says what it is a mean over.
-        self.weigh: Callable[[Tensor], float] = getattr(loss, "weigh", len)
+        self.weigh: Callable[[Tensor], float] = getattr(loss, "weigh", rows)
         self.loss_scale: float | Tensor = 1.0
         # Of several processes each computes its share of every batch; losses and decisions are those of all.
         self.ranks = Ranks(together=False)
@@ -196,22 +197,18 @@ class TrainingLoop(Attachments):
         if self.step_in_epoch == 0:
             self._hooks.fire("epoch_start")
         self.module.train()
-        clock, now, device = self.clock.seconds, time.perf_counter, self.device
-        on_host = device.type == "cpu"
+        clock, now = self.clock.seconds, time.perf_counter
+        on_host = self.device.type == "cpu"
         steps = self.max_steps if self.max_steps is not None else math.inf
-        batches = self.batches(self.epoch, self.step_in_epoch)
         due = None if self.checkpoints is None else self.checkpoints.due
         started = now()
-        for batch in batches:
+        for batch in self.batches(self.epoch, self.step_in_epoch):
             fetched = now()
-            if not on_host:  # even to stay where it is costs a tensor a microsecond
-                batch.inputs, batch.targets = (
-                    to_device(batch.inputs, device),
-                    to_device(batch.targets, device),
-                )
-            moved = now()
             clock[DATA] += fetched - started
-            clock[TRANSFER] += moved - fetched
+            if not on_host:  # even to stay where it is costs a tensor a microsecond
+                batch.inputs = to_device(batch.inputs, self.device)
+                batch.targets = to_device(batch.targets, self.device)
+                clock[TRANSFER] += now() - fetched
             self.run_step(batch)
             self.step += 1
             self.step_in_epoch += 1
@@ -229,36 +226,43 @@ class TrainingLoop(Attachments):
 
     def run_step(self, batch: Batch) -> None:
         """One optimizer step, with all that is hooked into it, on a batch that is on the device."""
-        clock, now = self.clock.seconds, time.perf_counter
-        start = now()
         if batch.whole is None:
             batch.weight = self.weigh(batch.targets)
         else:
             batch.weight = self.weigh(batch.whole) / self.ranks.world_size
-        for handler in self._batch_start:
-            handler(batch)
-        started = now()
+        if self._batch_start:
+            self._tell(self._batch_start, batch)
         self._phase_gradients(batch)
-        clock[INSTRUCTIONS] += started - start
         if batch.whole is not None:
             self._share_loss()
-        computed = now()
-        for handler in self._before_step:
-            if (reason := handler(batch)) is not None:
-                self.skipped[reason] = self.skipped.get(reason, 0) + 1
-                clock[INSTRUCTIONS] += now() - computed
-                return
+        if self._before_step and self._asked_to_skip(batch):
+            return
         assert self.last_loss is not None
         if not self.losses.add(self.last_loss):
             self._fail_for_loss()
-        decided = now()
+        clock, now = self.clock.seconds, time.perf_counter
+        start = now()
         self._phase_apply(batch)
-        stepped = now()
+        clock[OPTIMIZER] += now() - start
         self.updates += 1
-        for handler in self._step_end:
-            handler(batch)
-        clock[OPTIMIZER] += stepped - decided
-        clock[INSTRUCTIONS] += decided - computed + now() - stepped
+        if self._step_end:
+            self._tell(self._step_end, batch)
+
+    def _tell(self, handlers: Sequence[Handler], argument: Batch | Part) -> None:
+        start = time.perf_counter()
+        for handler in handlers:
+            handler(argument)
+        self.clock.seconds[INSTRUCTIONS] += time.perf_counter() - start
+
+    def _asked_to_skip(self, batch: Batch) -> bool:
+        start = time.perf_counter()
+        reason: str | None = None
+        for handler in self._before_step:
+            if (reason := handler(batch)) is not None:
+                self.skipped[reason] = self.skipped.get(reason, 0) + 1
+                break  # the next one must not count somebody else's overflow
+        self.clock.seconds[INSTRUCTIONS] += time.perf_counter() - start
+        return reason is not None
 
     def _share_loss(self) -> None:
         """Of several processes the loss is that of all, so that they decide alike."""
@@ -275,10 +279,7 @@ class TrainingLoop(Attachments):
         parts[-1].last = True
         for part in parts:
             if self._part_start:
-                start = time.perf_counter()
-                for handler in self._part_start:
-                    handler(part)
-                self.clock.seconds[INSTRUCTIONS] += time.perf_counter() - start
+                self._tell(self._part_start, part)
             part.share = 0.0 if batch.idle else part.weight / batch.weight
             self._phase_part(part)
             for handler in self._after_backward:
@@ -295,19 +296,18 @@ class TrainingLoop(Attachments):
         start = now()
         self._phase_forward(part)
         forwarded = now()
-        for handler in self._after_forward:
-            handler(part)
+        clock[FORWARD] += forwarded - start
+        if self._after_forward:
+            self._tell(self._after_forward, part)
+            forwarded = now()
         assert part.loss is not None
         total = sum(part.terms, part.loss) if part.terms else part.loss
-        begin = now()
         # A sum over the part divided by the weight of the whole batch: exact for ragged parts.
         seed = self.loss_scale * part.share
         torch.autograd.backward(
             total, None if isinstance(seed, float) and seed == 1.0 else total.new_tensor(1.0) * seed
         )
-        clock[FORWARD] += forwarded - start
-        clock[INSTRUCTIONS] += begin - forwarded
-        clock[BACKWARD] += now() - begin
+        clock[BACKWARD] += now() - forwarded
 
     def _forward(self, part: Part) -> None:
         part.outputs = call(self.module, part.inputs)
@@ -316,15 +316,6 @@ class TrainingLoop(Attachments):
     def _apply(self, batch: Batch) -> None:
         for optimizer in self.optimizers:
             optimizer.step()
-
-    def _split(self, batch: Batch) -> Sequence[Part]:
-        size = self.micro_batch
-        if batch.whole is not None:  # all ranks have as many parts as whoever has most rows
-            most = most_rows(len(batch.whole), self.ranks.world_size)
-            return split_evenly(batch, -(-most // (size or most)), self.weigh)
-        if size is None or size >= len(batch.targets):
-            return [Part(batch.inputs, batch.targets, batch.weight)]
-        return split_batch(batch, size, self.weigh)
 
     def _end_epoch(self) -> None:
         if not self.losses.read():
@@ -369,25 +360,17 @@ class TrainingLoop(Attachments):
     @torch.no_grad()
     def evaluate(self, loader: Loader | Iterable[Any]) -> dict[str, float]:
         """Loss and metrics of the model as deployed, over all batches of `loader`: the same on all ranks."""
-        return score(self._predictions(loader), {"loss": self.loss, **self.metrics}, self.ranks)
+        with self.deployed() as model:
+            answers = predictions(model, as_loader(loader), self.device, self.ranks)
+            return score(answers, {"loss": self.loss, **self.metrics}, self.ranks)
 
     @torch.no_grad()
     def predict(self, loader: Loader | Iterable[Any]) -> tuple[Tensor, Tensor]:
         """Outputs and targets of the model as deployed, over all batches (of each this rank's share), on the CPU."""
-        outputs, targets = zip(*self._predictions(loader), strict=True)
-        return torch.cat(outputs), torch.cat(targets)
-
-    def _predictions(self, loader: Loader | Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-        ranks = self.ranks
         with self.deployed() as model:
-            for batch in shares(as_loader(loader), rank=ranks.rank, world_size=ranks.world_size):
-                outputs = call(model, to_device(batch.inputs, self.device)).float().cpu()
-                rows = slice(0, 0) if batch.idle else slice(None)
-                yield outputs[rows], batch.targets[rows].cpu()
-
-    def learning_rate(self) -> float:
-        """That of the first group of the first optimizer."""
-        return float(self.optimizers[0].param_groups[0]["lr"])
+            answers = predictions(model, as_loader(loader), self.device, self.ranks)
+            outputs, targets = zip(*answers, strict=True)
+        return torch.cat(outputs), torch.cat(targets)
 
     # Checkpoints -------------------------------------------------------------------------------------
 

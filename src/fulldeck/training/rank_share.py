@@ -1,14 +1,21 @@
-"""The share that each of several processes has of every batch: rows one after another, as even as can be."""
+"""The share that each of several processes has of every batch: its rows, in parts, and what a model answers to them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor, nn
 from torch.utils.data import DistributedSampler
 
 from fulldeck.errors import BadInput
-from fulldeck.training.batch import Batch, rows_of
+from fulldeck.training.batch import Batch, Part, call, rows_of, split_batch, split_evenly, to_device
 from fulldeck.training.loader import BatchLoader, Loader
+
+if TYPE_CHECKING:
+    from fulldeck.distributed.ranks import Ranks
+    from fulldeck.training.loop import TrainingLoop
 
 
 def own_rows(count: int, rank: int, world_size: int) -> slice:
@@ -44,6 +51,27 @@ def shares(
     for inputs, targets in loader.batches(epoch, skip):
         mine, idle = _mine(len(targets), rank, world_size)
         yield Batch(rows_of(inputs, mine), targets[mine], whole=targets, first=mine.start, idle=idle)
+
+
+def parts_of(loop: TrainingLoop, batch: Batch) -> list[Part]:
+    """The batch in parts of at most `loop.micro_batch` samples; all ranks have as many as whoever has most rows."""
+    size = loop.micro_batch
+    if batch.whole is not None:
+        most = most_rows(len(batch.whole), loop.ranks.world_size)
+        return split_evenly(batch, -(-most // (size or most)), loop.weigh)
+    if size is None or size >= len(batch.targets):
+        return [Part(batch.inputs, batch.targets, batch.weight)]
+    return split_batch(batch, size, loop.weigh)
+
+
+def predictions(
+    model: nn.Module, loader: Loader, device: torch.device, ranks: Ranks
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What `model` answers to the rank's share of each batch, and the targets, on the CPU."""
+    for batch in shares(loader, rank=ranks.rank, world_size=ranks.world_size):
+        outputs = call(model, to_device(batch.inputs, device)).float().cpu()
+        rows = slice(0, 0) if batch.idle else slice(None)
+        yield outputs[rows], batch.targets[rows].cpu()
 
 
 def _mine(count: int, rank: int, world_size: int) -> tuple[slice, bool]:
