@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -61,6 +62,19 @@ def on_standard_error(*, as_json: bool, quiet: bool) -> Iterator[None]:
         logging.captureWarnings(False)
         logging.root.removeHandler(handler)
         tree.setLevel(before)
+
+
+@contextmanager
+def quiet(level: int = logging.WARNING) -> Iterator[None]:
+    """Within it no record up to `level` and no warning gets out, whoever writes it."""
+    disabled = logging.root.manager.disable
+    logging.disable(level)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 def collect() -> None:

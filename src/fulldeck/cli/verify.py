@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,6 +91,10 @@ def command(
         raise typer.Exit(130)
 
 
+def _tell_of(name: str, tell: Callable[[str], None], text: str) -> None:
+    tell(f"{name}: {text}")
+
+
 def _verdicts(
     names: list[str],
     recipe: str | None,
@@ -122,7 +127,7 @@ def _verdicts(
                     quick=quick,
                     budget=budget,
                     against=beside,
-                    tell=lambda text, one=entry.name, tell=tell: tell(f"{one}: {text}"),  # type: ignore[misc]
+                    tell=partial(_tell_of, entry.name, tell),
                 )
         except (BadInput, RunFailed) as error:
             if len(names) == 1:

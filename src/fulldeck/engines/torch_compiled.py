@@ -9,9 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from fulldeck.engines.pytorch import in_precision
 from fulldeck.engines.shapes import Range, Shapes
 from fulldeck.engines.source import Settings, Source
 from fulldeck.errors import BadInput, CannotAct, extra
+from fulldeck.logs import quiet
 
 Array = npt.NDArray[Any]
 
@@ -91,7 +90,7 @@ def export_program(module: nn.Module, source: Source) -> ExportedProgram:
     free = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
     for name, axes in dynamic_axes(source.shapes).items():
         free[inputs[name]] = axes
-    with quiet(), torch.no_grad():
+    with quiet(logging.ERROR), torch.no_grad():
         try:
             shapes = free.dynamic_shapes(module, arguments, named)  # type: ignore[no-untyped-call]
             return torch.export.export(module, arguments, kwargs=named, dynamic_shapes=shapes)
@@ -106,14 +105,14 @@ def quantized_program(module: nn.Module, source: Source) -> ExportedProgram:
     """
     if _device(module).type != "cpu":
         raise CannotAct("PT2E quantises for x86 processors; on a GPU use bf16, or TensorRT for int8")
-    with quiet():  # torchao complains of kernels for GPUs
+    with quiet(logging.ERROR):  # torchao complains of kernels for GPUs
         pt2e = extra("torchao.quantization.pt2e.quantize_pt2e", "int8")
         x86 = extra("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer", "int8")
     rows = source.calibration
     quantizer = x86.X86InductorQuantizer()
     quantizer.set_global(x86.get_default_x86_inductor_quantization_config(is_dynamic=rows is None))
     graph = export_program(copy.deepcopy(module), source).module()
-    with quiet(), torch.no_grad():
+    with quiet(logging.ERROR), torch.no_grad():
         try:
             prepared = pt2e.prepare_pt2e(graph, quantizer)
             # Dynamic ranges need a pass as well: the observers see the shapes.
@@ -130,7 +129,7 @@ def compile_program(program: ExportedProgram, source: Source, precision: str, pa
     from torch._inductor import aoti_compile_and_package
 
     device = _device(program)
-    with tempfile.TemporaryDirectory(prefix="fulldeck-") as name, quiet(), torch.no_grad():
+    with tempfile.TemporaryDirectory(prefix="fulldeck-") as name, quiet(logging.ERROR), torch.no_grad():
         try:
             package = aoti_compile_and_package(
                 program, package_path=str(Path(name) / f"model{_SUFFIX}"), inductor_configs=dict(_OPTIONS)
@@ -153,7 +152,7 @@ def load(path: Path, *, precision: str, threads: int) -> CompiledTorchEngine:
         package,
     ):
         try:
-            with quiet():
+            with quiet(logging.ERROR):
                 return CompiledTorchEngine(package, facts)
         except (RuntimeError, OSError) as error:
             raise BadInput(f"PyTorch cannot load {path.name}: {_reason(error)}") from error
@@ -214,19 +213,6 @@ def _traits(device: torch.device) -> list[str]:
         return traits(LIBRARY)
     major, minor = torch.cuda.get_device_capability(device)
     return traits(LIBRARY, f"cuda sm_{major}{minor}")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what the compiler warns of from the console: its errors are told in one line."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
 
 
 def _reason(error: BaseException) -> str:

@@ -5,6 +5,7 @@ Untuned code is many times slower than that of the other engines; tuning takes t
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -22,8 +23,9 @@ from fulldeck.engines.processor import traits
 from fulldeck.engines.shapes import all_fixed
 from fulldeck.engines.signature import Signature
 from fulldeck.engines.source import Settings, Source
-from fulldeck.engines.torch_compiled import export_program, quiet
+from fulldeck.engines.torch_compiled import export_program
 from fulldeck.errors import BadInput, CannotAct
+from fulldeck.logs import quiet
 
 Array = npt.NDArray[Any]
 
@@ -104,7 +106,7 @@ def _from_torch(source: Source) -> tuple[Any, list[str], tuple[str, ...]]:
     names = list(source.example)
     if len(names) > 1:
         names = [name for name in program.graph_signature.user_inputs if name in source.example]
-    with quiet():
+    with quiet(logging.ERROR):
         return from_exported_program(program), names, (source.output,)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, NoReturn
 
@@ -13,7 +13,7 @@ from fulldeck.errors import BadInput
 from fulldeck.instruction import Instruction, check_attachable, labels
 from fulldeck.memory import keep_freed_memory
 from fulldeck.training.batch import Batch, Part
-from fulldeck.training.hooks import Hooks
+from fulldeck.training.hooks import EVENTS, Hooks
 
 OWN = {
     "gradients": "computes the gradients itself",
@@ -38,6 +38,8 @@ OWN = {
     "checkpoints": "writes checkpoints itself",
 }
 """What an instruction may ask for, and what the trainer does instead."""
+TOLD = frozenset(EVENTS) - frozenset(OWN)
+"""The events that a trainer tells its callbacks, or its model's forward pass; the rest it does itself."""
 REPLACED = ("loader", "split", "weigh", "build_optimizers", "loss", "loss_scale", "micro_batch")
 
 
@@ -48,12 +50,11 @@ class NotOffered(BadInput):
 class BorrowedLoop:
     """What an instruction sees of a trainer: its model, its events, and refusals.
 
-    `events` are those that the trainer's callback fires. `model` is what is trained, `device` where.
+    Its callback fires the events that are TOLD. `model` is what is trained, `device` where; `judged` says whether there
+    is validation data.
     """
 
-    def __init__(
-        self, trainer: str, model: nn.Module, device: torch.device, events: Collection[str], *, judged: bool
-    ) -> None:
+    def __init__(self, trainer: str, model: nn.Module, device: torch.device, *, judged: bool) -> None:
         self.trainer = trainer
         self.model = model
         self.module = model
@@ -79,7 +80,6 @@ class BorrowedLoop:
         self.drawn: dict[str, list[dict[str, Any]]] = {}
         self.last_loss: Tensor | None = None
         self.stopped: str | None = None
-        self._events = frozenset(events)
         self._hooks = Hooks()
         self._label = ""
         self._deployed: list[Callable[[], AbstractContextManager[object]]] = []
@@ -169,7 +169,7 @@ class BorrowedLoop:
 
     def on(self, event: str, handler: Callable[..., Any]) -> None:
         """As the training loop's; refused for an event that the trainer does not have."""
-        if event != "model_changed" and event not in self._events:
+        if event != "model_changed" and event not in TOLD:
             self._refuse(event, f'hears of "{event}"')
         self._hooks.on(event, handler)
 

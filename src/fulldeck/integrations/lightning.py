@@ -22,23 +22,6 @@ extra("lightning.pytorch", "lightning")
 from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402
 from lightning.pytorch.utilities.model_helpers import is_overridden  # noqa: E402
 
-EVENTS = frozenset(
-    {
-        "ready",
-        "epoch_start",
-        "batch_start",
-        "before_step",
-        "step_end",
-        "evaluation",
-        "stopping",
-        "checkpoint",
-        "epoch_end",
-        "hand_over",
-        "fit_end",
-    }
-)
-"""What Lightning tells its callbacks; the rest it does itself."""
-
 
 class FulldeckCallback(Callback):
     """The training doors of `instructions`, inside `Trainer.fit`.
@@ -70,7 +53,6 @@ class FulldeckCallback(Callback):
             "Lightning's Trainer",
             pl_module,
             trainer.strategy.root_device,
-            EVENTS,
             judged=is_overridden("validation_step", pl_module),
         )
         loop.epochs = trainer.max_epochs or 0

@@ -23,22 +23,6 @@ extra("transformers", "huggingface")
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments  # noqa: E402
 
-EVENTS = frozenset(
-    {
-        "ready",
-        "epoch_start",
-        "batch_start",
-        "before_step",
-        "step_end",
-        "evaluation",
-        "stopping",
-        "checkpoint",
-        "epoch_end",
-        "hand_over",
-        "fit_end",
-    }
-)
-"""What the Trainer tells its callbacks, and its model's forward pass; the rest it does itself."""
 FILE = "fulldeck.safetensors"
 """In each of the Trainer's checkpoint folders: what the instructions keep."""
 
@@ -74,7 +58,6 @@ class FulldeckCallback(TrainerCallback):
             "the Trainer of transformers",
             given["model"],
             args.device,
-            EVENTS,
             judged=args.eval_strategy != "no",
         )
         loop.seed = args.seed

@@ -8,25 +8,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from fulldeck.networks.residual_net import Standardising, places
 
 SQUEEZE = 4
 """How many times fewer channels a squeeze has."""
 
 
-class MobileNet(nn.Module):
+class MobileNet(Standardising):
     """N x `channels` x H x W images in 0..1 to N x `outputs` logits (or values, for regression).
 
     Each entry of `widths` is a stage of `blocks` inverted residuals with that many channels, `expansion` times as
     many inside; every stage but the first halves the resolution, looks 5 pixels wide instead of 3, squeezes, and
     has hard-swish in place of ReLU. `features` is the width before the last layer. `stem_stride` 2 halves the
     resolution before the first stage, for larger images. `mean` and `std`, per channel, standardise the input
-    inside the model, so that they travel with every export. The image's size is free.
+    inside the model. The image's size is free.
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -41,7 +39,7 @@ class MobileNet(nn.Module):
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
     ) -> None:
-        super().__init__()
+        super().__init__(mean, std)
         self.arguments: dict[str, Any] = {
             "channels": channels,
             "outputs": outputs,
@@ -53,24 +51,20 @@ class MobileNet(nn.Module):
             "mean": list(mean),
             "std": list(std),
         }
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
         self.stem = _convolution(channels, widths[0], 3, nn.Hardswish(), stride=stem_stride)
-        stages: list[nn.Module] = []
-        before = widths[0]
-        for number, width in enumerate(widths):
-            for block in range(blocks):
-                stride = 2 if number and not block else 1
-                stages.append(InvertedResidual(before, width, before * expansion, stride, late=number > 0))
-                before = width
-        self.blocks = nn.Sequential(*stages)
-        self.last = _convolution(before, features, 1, nn.Hardswish())
+        self.blocks = nn.Sequential(
+            *(
+                InvertedResidual(before, width, before * expansion, stride, late=stage > 0)
+                for stage, before, width, stride in places(widths, blocks)
+            )
+        )
+        self.last = _convolution(widths[-1], features, 1, nn.Hardswish())
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(features, outputs)
 
     def forward(self, input: Tensor) -> Tensor:
         """N x `outputs`."""
-        x = self.last(self.blocks(self.stem((input - self.mean) / self.std)))
+        x = self.last(self.blocks(self.stem(self.standardised(input))))
         logits: Tensor = self.head(self.pool(x).flatten(1))
         return logits
 

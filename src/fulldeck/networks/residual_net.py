@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-class ResidualNet(nn.Module):
+class Standardising(nn.Module):
+    """Holds `mean` and `std`, per channel of its images, so that they travel with every export."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def standardised(self, images: Tensor) -> Tensor:
+        """N x C x H x W, with mean 0 and deviation 1 over such images as the figures were taken from."""
+        return (images - self.mean) / self.std
+
+
+class ResidualNet(Standardising):
     """N x `channels` x H x W images in 0..1 to N x `outputs` logits (or values, for regression).
 
     Each entry of `widths` is a stage of `blocks` residual blocks with that many channels; every stage but
     the first halves the resolution. `stem_stride` 2 halves it before the first stage, for larger images.
-    `mean` and `std`, per channel, standardise the input inside the model, so that they travel with every
-    export. The image's size is free.
+    `mean` and `std`, per channel, standardise the input inside the model. The image's size is free.
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -32,7 +44,7 @@ class ResidualNet(nn.Module):
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
     ) -> None:
-        super().__init__()
+        super().__init__(mean, std)
         self.arguments: dict[str, Any] = {
             "channels": channels,
             "outputs": outputs,
@@ -42,28 +54,34 @@ class ResidualNet(nn.Module):
             "mean": list(mean),
             "std": list(std),
         }
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
         self.stem = nn.Sequential(
             nn.Conv2d(channels, widths[0], 3, stem_stride, 1, bias=False),
             nn.BatchNorm2d(widths[0]),
             nn.ReLU(),
         )
-        stages: list[nn.Module] = []
-        before = widths[0]
-        for number, width in enumerate(widths):
-            for block in range(blocks):
-                stages.append(ResidualBlock(before, width, stride=2 if number and not block else 1))
-                before = width
-        self.blocks = nn.Sequential(*stages)
+        self.blocks = nn.Sequential(
+            *(
+                ResidualBlock(before, width, stride=stride)
+                for _, before, width, stride in places(widths, blocks)
+            )
+        )
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.head = nn.Linear(before, outputs)
+        self.head = nn.Linear(widths[-1], outputs)
 
     def forward(self, input: Tensor) -> Tensor:
         """N x `outputs`."""
-        x = self.stem((input - self.mean) / self.std)
+        x = self.stem(self.standardised(input))
         logits: Tensor = self.head(self.pool(self.blocks(x)).flatten(1))
         return logits
+
+
+def places(widths: Sequence[int], blocks: int) -> Iterator[tuple[int, int, int, int]]:
+    """Stage, channels before, channels and stride of each block: the first of every later stage halves the image."""
+    before = widths[0]
+    for stage, width in enumerate(widths):
+        for block in range(blocks):
+            yield stage, before, width, 2 if stage and not block else 1
+            before = width
 
 
 class ResidualBlock(nn.Module):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from types import TracebackType
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fulldeck.errors import CannotAct
+from fulldeck.logs import quiet
 from fulldeck.training.batch import Tensors
 
 
@@ -58,19 +57,6 @@ def bare(model: nn.Module) -> Iterator[None]:
         for module, after, before, compiled in kept:
             module._forward_hooks, module._forward_pre_hooks = after, before
             module._compiled_call_impl = compiled
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the warnings and the log of torch's exporter and of torchao from the console."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
 
 
 def uncapturable(model: nn.Module, error: BaseException) -> str:

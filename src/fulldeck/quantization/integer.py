@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-from fulldeck.quantization.capture import quiet
+from fulldeck.logs import quiet
 
 aten = torch.ops.aten
 _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_channel.default

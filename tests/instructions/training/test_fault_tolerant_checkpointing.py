@@ -198,7 +198,7 @@ def test_what_cannot_be_written_ends_the_training_and_leaves_what_was_there(tmp_
 
 
 def test_in_a_foreign_trainer_it_is_refused() -> None:
-    loop = BorrowedLoop("Lightning", nn.Linear(1, 1), torch.device("cpu"), (), judged=False)
+    loop = BorrowedLoop("Lightning", nn.Linear(1, 1), torch.device("cpu"), judged=False)
     with pytest.raises(
         BadInput, match="fault_tolerant_checkpointing: it uses checkpoints, and the trainer writes"
     ):

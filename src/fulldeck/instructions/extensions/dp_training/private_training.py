@@ -89,7 +89,8 @@ class PrivateTraining:
     def _fastest(self) -> Mode:
         """By the time of a sum on the first batch; a way that does not know a layer, or fails, is none."""
         random, batch = random_state(), first_batch(self.loop)
-        best, least, why = "", math.inf, ""
+        best: Mode | None = None
+        least, why = math.inf, ""
         self.loop.module.train()
         for mode in MODES:
             made: PrivateGradients | None = None
@@ -107,9 +108,9 @@ class PrivateTraining:
         for parameter in self.loop.model.parameters():
             parameter.grad = None
         restore_random_state(random)
-        if not best:
+        if best is None:
             raise CannotAct(f"no way of clipping works for this model: {why}")
-        return best  # type: ignore[return-value]
+        return best
 
     def _timed(self, made: PrivateGradients, batch: Batch) -> float:
         start = time.perf_counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.utils.fuser_utils import fuse_by_partitions
 
 from fulldeck.chains import chains_in
-from fulldeck.engines.torch_compiled import quiet
+from fulldeck.logs import quiet
 from fulldeck.training.batch import Tensors, call
 
 HOT = 0.05
@@ -119,7 +120,8 @@ def _fused(
     ratios: dict[str, float] = {}
     made: dict[str, Callable[..., Any]] = {}
     for way, fuse in ways.items():
-        with quiet(), contextlib.suppress(Exception):  # a compiler may fail in any way: then it is left out
+        # A compiler may fail in any way: then it is left out.
+        with quiet(logging.ERROR), contextlib.suppress(Exception):
             other = fuse(part)
             if other is None or not all(_agree(part, other, one) for one in inputs):
                 continue

@@ -104,8 +104,9 @@ def _step(node: fx.Node, value: fx.Node, modules: dict[str, nn.Module]) -> tuple
         return _MODULES.get(type(module)), None
     if node.target in _BINARY and len(node.args) == 2 and not node.kwargs:
         others = [arg for arg in node.args if arg is not value]
-        plain = len(others) == 1 and isinstance(others[0], fx.Node)
-        return (_BINARY[node.target], others[0]) if plain else (None, None)  # type: ignore[return-value]
+        if len(others) == 1 and isinstance(other := others[0], fx.Node):
+            return _BINARY[node.target], other
+        return None, None
     if node.target is nn.functional.gelu and not node.kwargs:
         return "gelu", None
     known: dict[Any, str] = _FUNCTIONS if node.op == "call_function" else _METHODS

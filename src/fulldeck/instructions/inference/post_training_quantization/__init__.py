@@ -61,9 +61,9 @@ from fulldeck.instructions.inference.post_training_quantization.onnx_file import
     quantize_onnx_by_nncf,
 )
 from fulldeck.instructions.inference.post_training_quantization.sensitivity import layer_sensitivity
+from fulldeck.logs import quiet
 from fulldeck.quantization.budget import Losses, fewest_spared
 from fulldeck.quantization.calibration import calibration_rows
-from fulldeck.quantization.capture import quiet
 from fulldeck.training.batch import Tensors
 
 if TYPE_CHECKING:

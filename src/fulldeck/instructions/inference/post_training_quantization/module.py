@@ -13,8 +13,9 @@ from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
 from fulldeck.errors import BadInput, CannotAct, closest
+from fulldeck.logs import quiet
 from fulldeck.quantization.annotation import IntegerQuantizer, Specs
-from fulldeck.quantization.capture import capture, quiet
+from fulldeck.quantization.capture import capture
 from fulldeck.quantization.integer import to_integers
 from fulldeck.training.batch import Tensors, call
 

@@ -41,7 +41,8 @@ from torch import nn
 from fulldeck.candidate import Candidate, Tolerance
 from fulldeck.errors import BadInput, CannotAct, closest, extra
 from fulldeck.instruction import Evidence, Instruction, instruction, param
-from fulldeck.quantization.capture import capture, quiet
+from fulldeck.logs import quiet
+from fulldeck.quantization.capture import capture
 from fulldeck.training.batch import Batch, Tensors
 from fulldeck.training.random_state import random_state, restore_random_state
 from fulldeck.training.trial import first_batch
