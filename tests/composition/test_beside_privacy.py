@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from fulldeck.instruction import Instruction
 from fulldeck.instructions.data.auto_data_augmentation import mix
 from fulldeck.instructions.extensions.dp_training import DpTraining
 from fulldeck.instructions.inference.quantization_aware_training import prepare_qat
+from fulldeck.instructions.training.amp_optimizer import AmpOptimizer
 from fulldeck.training.loop import TrainingLoop
 from tests.composition.tiny_training import data, made, network, training
 
@@ -82,3 +84,20 @@ def test_a_compiled_step_has_no_gradient_a_sample() -> None:
     torch.compiler.reset()
     with pytest.raises((AssertionError, RuntimeError)):
         training(private(), made("train_step_compilation")).fit()
+
+
+def test_a_scaled_loss_is_not_what_is_clipped() -> None:
+    # Noise and gradients are made smaller by a scale that they were never multiplied with.
+    alone, scaled = training(private()), training(AmpOptimizer(dtype="float16"), private())
+    sizes = []
+    for loop in (alone, scaled):
+        largest: list[float] = []
+        loop.on("before_step", partial(note, loop, largest))
+        loop.fit()
+        sizes.append(largest[0])
+    assert sizes[1] < sizes[0] / 1000
+
+
+def note(loop: TrainingLoop, largest: list[float], batch: object) -> None:
+    """The largest value of a gradient."""
+    largest.append(max(float(p.grad.abs().max()) for p in loop.model.parameters() if p.grad is not None))

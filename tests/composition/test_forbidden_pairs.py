@@ -47,6 +47,7 @@ SHOWN = {
     **{
         frozenset({"dp_training", other}): ("composition/test_beside_privacy.py", name)
         for other, name in {
+            "amp_optimizer": "test_a_scaled_loss_is_not_what_is_clipped",
             "auto_data_augmentation": "test_a_sample_that_is_mixed_moves_two_gradients",
             "dynamic_batch_scheduler": "test_parts_of_a_batch_are_not_those_of_its_scheduler",
             "gradient_checkpointing": "test_what_computes_twice_has_no_gradient_a_sample",

@@ -1,7 +1,8 @@
 """Every two instructions that may train together do so, whichever way the recipe lists them.
 
-The loss falls, a training that was interrupted ends with the same bits, and what is handed over is the plain
-model. The plan keeps the rules of the two; where there is none, both orders come to the same bits.
+The loss falls (but for the noise of privacy), a training that was interrupted ends with the same bits, and what is
+handed over is the plain model. The plan keeps the rules of the two; where there is none, both orders come to the same
+bits.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fulldeck.instruction import Instruction, Situation
-from fulldeck.instructions.extensions.dp_training import with_group_norm
+from fulldeck.instructions.extensions.dp_training import DpTraining, with_group_norm
 from fulldeck.planner import make_plan
 from fulldeck.recipe.recipe import make_recipe
 from fulldeck.training.loop import TrainingLoop
@@ -102,7 +103,8 @@ def trained(instructions: list[Instruction], folder: Path) -> dict[str, Tensor]:
     whole = training(*instructions, folder=folder / "whole")
     handed_over = whole.fit()
     expected = handed_over.state_dict()
-    assert whole.history[-1]["loss"] < whole.history[0]["loss"]
+    if not any(drowned(instruction) for instruction in instructions):
+        assert whole.history[-1]["loss"] < whole.history[0]["loss"]
     if not any(converts(instruction) for instruction in instructions):
         plain(handed_over, group_norm=any(getattr(one, "group_norm", False) for one in instructions))
     assert loss_of(handed_over) == pytest.approx(told_loss(whole), rel=1e-3)
@@ -127,6 +129,11 @@ def trained(instructions: list[Instruction], folder: Path) -> dict[str, Tensor]:
 def converts(instruction: Instruction) -> bool:
     """Whether it trains for another door, which makes another model of what it leaves."""
     return "dtype" in instruction.card.touches and "optimise" in instruction.doors()
+
+
+def drowned(instruction: Instruction) -> bool:
+    """Whether it adds so much noise to so few samples that nothing is learnt: as much as epsilon asks for."""
+    return isinstance(instruction, DpTraining) and instruction.epsilon is not None
 
 
 def plain(model: nn.Module, *, group_norm: bool) -> None:

@@ -116,13 +116,17 @@ class DpTraining(Instruction):
     )
 
     def clash(self, other: Instruction) -> str | None:
-        """Also augmentation that mixes samples, and quantisation that is calibrated on them."""
+        """Also augmentation that mixes samples, quantisation that is calibrated on them, and a scaled loss."""
         given: Callable[[str], Any] = lambda name: getattr(other, name, None)  # noqa: E731
         mixes = given("mix") != "none" or given("attack") != "none" or given("magnitude") == "auto"
         if other.card.name == "auto_data_augmentation" and mixes:
             return (
                 "mixing samples, attacks and a strength that is learnt from losses make a sample count twice; write "
                 "auto_data_augmentation: {policy: trivial, magnitude: 0.5, mix: none, attack: none}"
+            )
+        if other.card.name == "amp_optimizer" and given("dtype") == "float16":
+            return (
+                "float16 scales the loss, and gradients a sample are clipped unscaled; write dtype: bfloat16"
             )
         if other.card.name == "post_training_quantization" and given("mode") == "static":
             return "ranges are calibrated on training samples without noise; write mode: dynamic"
