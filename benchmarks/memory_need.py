@@ -4,8 +4,8 @@
 
 Each case is a recipe, in a fresh process in which freed memory goes back at once: the estimate counts the tensors of
 the second step, the measurement is the system's high-water mark over five later steps (the median), above the level
-when the batch was there. Both are of what a step takes beyond weights, optimizer state and batch; these are in the estimate
-too, and are exact. `error` is the estimate over the measurement, less one. DIR holds `fashion_mnist.npz`.
+when the batch was there. Both are of what a step takes beyond weights, optimizer state and batch; these are in the
+estimate too, and are exact. `error` is the estimate over the measurement, less one. DIR holds `fashion_mnist.npz`.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
     python benchmarks/tune_live.py --data DIR [--tasks digits sst2 cifar10] [--budget 4m] [--add]
 
-Each task is one search with the command's own defaults, in a process of its own, for the goal that stands in the result.
-`default` and `found` are on test data over the same seeds, which nothing was chosen by, and so is the paired gain with
-its 95 % interval; the budget that was given, and the seconds that the command took with it. DIR holds `sst2.parquet`
-and `cifar10.parquet`; digits needs none. The default recipe is the shipped one without what its goal does not need.
+Each task is one search with the command's own defaults, in a process of its own, for the goal that stands in the
+result. `default` and `found` are on test data over the same seeds, which nothing was chosen by, and so is the paired
+gain with its 95 % interval; the budget that was given, and the seconds that the command took with it. DIR holds
+`sst2.parquet` and `cifar10.parquet`; digits needs none. The default recipe is the workload's own settings with few
+epochs.
 """
 
 from __future__ import annotations
