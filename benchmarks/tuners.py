@@ -47,8 +47,10 @@ from fulldeck.tuning.space import Space, search_space
 NAME = "tuners"
 WHOLE = 81
 """Trainings after which random search's best is the target."""
-MOST = 4 * WHOLE * EPOCHS
-"""Epochs after which a search is given up; it then counts with so many."""
+MOST = 2 * WHOLE * EPOCHS
+"""Epochs after which a search is given up, those of the whole table; it then counts with so many."""
+TRIALS = 4 * WHOLE
+"""Most that Optuna is asked for: one that has come to ask for the same trial again and again spends nothing more."""
 STEPS = 31 * EPOCHS
 """Optimizer steps of the default recipe's training, which decide on the rungs."""
 DEFAULT = Configuration(RATES[2], 128, "none", "adamw")
@@ -79,6 +81,8 @@ class Account:
         key = f"{one.key} {form}"
         self.spent += max(0, epochs - self.trained.get(key, 0))
         self.trained[key] = max(epochs, self.trained.get(key, 0))
+        if self.spent >= self.most:
+            raise Reached
         curve: list[float] = self.rows[one.key]["accuracy"][:epochs]
         return curve
 
@@ -91,8 +95,6 @@ class Account:
             self.best = max(self.best, accuracy)
         if self.best >= self.target:
             self.reached = self.spent
-            raise Reached
-        if self.spent >= self.most:
             raise Reached
         return accuracy
 
@@ -159,7 +161,7 @@ def by_optuna(pruner: Callable[[], optuna.pruners.BasePruner] | None) -> Tuner:
                         raise optuna.TrialPruned
             return account.end(one, bits)
 
-        study.optimize(objective, n_trials=20 * WHOLE)
+        study.optimize(objective, n_trials=TRIALS)
 
     return tune
 

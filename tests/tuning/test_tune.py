@@ -33,16 +33,16 @@ def test_the_answer_is_a_recipe_that_runs(write: Callable[..., Path], tmp_path: 
         read_recipe(write(more=RATES, epochs=40), ["train.learning_rate=0.00002"]),
         goal="minimize validation_loss",
         subject_to=conditions,
-        trials=9,
+        trials=15,
         budget=120,
         out=tmp_path / "t",
         tell=told.append,
     )
     assert result["status"] == "finished"
     assert result["satisfied"]
-    assert result["trials"] == 9
+    assert result["trials"] == 15
     states = [one["state"] for one in result["tried"]]
-    assert states.count("stopped") >= 2, "most trainings stop early"
+    assert states.count("stopped") >= 2, "trainings stop early"
     assert states.count("finished") >= 4
     best = result["best"]
     assert best["trial"] != 0, "the recipe's learning rate is far too small"

@@ -4,6 +4,10 @@ A training stops at each rung (a ninth of its steps, a third, all) until it belo
 have come as far; then it goes on where it stopped (Li et al. 2020, "A System for Massively Parallel Hyperparameter
 Tuning", arXiv:1810.05934). Rungs below one epoch have seen a share of the data only. What halves are trainings, not
 trials: a trial whose training is there already costs only what comes after it.
+
+Not every rung foretells the end: a training whose learning rate still has to fall looks worse than it is. So the first
+trainings, and every sixth later on, are not stopped, and a rung stops others only as long as those show that it knows
+the best ones (`Halving.foretells`).
 """
 
 from __future__ import annotations
@@ -18,6 +22,10 @@ ETA = 3
 MOST_RUNGS = 4
 LEAST_STEPS = 20
 """Optimizer steps below which a training says nothing."""
+FIRST, EVERY = 5, 6
+"""The first trials, and then every sixth, are never stopped: they tell what rungs are worth."""
+FORESEEN = 0.8
+"""Share of the pairs with one of the best third in them that a rung must have in the order of the end."""
 CURVES = 3
 """So many whole trainings tell how much one may still gain."""
 GENEROUS = 1.5
@@ -65,8 +73,11 @@ class Halving:
         waiting = {one.key: one for one in reversed(free)}
         for rung in range(self.count - 2, -1, -1):
             standing = self.standings(rung)
-            for key in standing[: len(standing) // ETA]:
-                if key in waiting and self.history.level(key) == rung + 1:
+            passing = len(standing) // ETA if self.foretells(rung) else len(standing)
+            for place, key in enumerate(standing):
+                if key not in waiting or self.history.level(key) != rung + 1:
+                    continue
+                if place < passing or not _may_stop(waiting[key].number):
                     return self._job(waiting[key], rung + 1)
         for key, trial in waiting.items():
             if self.history.level(key) == 0:
@@ -94,6 +105,22 @@ class Halving:
         found = [one for one in self.history.trainings.values() if len(one.rungs) > rung]
         found.sort(key=lambda one: (one.hopeless is not None, self.aim.standing(one.rungs[rung], limits)))
         return [one.key for one in found]
+
+    def foretells(self, rung: int) -> bool:
+        """Whether trainings that were not stopped stood at `rung` nearly as they ended, as far as the best go."""
+        limits = self._limits()
+        keys = dict.fromkeys(one.key for one in self.history.trials if not _may_stop(one.number))
+        whole = [one for one in self._whole() if one.key in keys]
+        if len(whole) <= FIRST:
+            return False
+        whole.sort(key=lambda one: self.aim.standing(one.rungs[-1], limits))
+        then = [self.aim.standing(one.rungs[rung], limits) for one in whole]
+        pairs = [
+            then[better] <= then[other]
+            for better in range(len(whole) // ETA)
+            for other in range(better + 1, len(whole))
+        ]
+        return sum(pairs) >= FORESEEN * len(pairs)
 
     def why_hopeless(self, key: str, figures: Mapping[str, float]) -> str | None:
         """Why a training with these `figures` cannot meet a condition any more, or None.
@@ -147,3 +174,8 @@ class Halving:
 
     def _job(self, trial: Trial, rung: int) -> Job:
         return Job(trial, rung, rung == self.count - 1)
+
+
+def _may_stop(number: int) -> bool:
+    """Whether the trial of this number may be stopped at a rung."""
+    return number > FIRST and number % EVERY != 0
