@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from fulldeck.data import Array
@@ -17,6 +18,9 @@ from fulldeck.errors import RunFailed
 from fulldeck.package import Package
 from fulldeck.serving.load_generator import Connections, closed_loop, http_request, summary
 from fulldeck.serving.protocol import NAMES, to_json
+
+if TYPE_CHECKING:
+    from fulldeck.evidence.outcome import Outcome
 
 START_SECONDS = 60
 STOP_SECONDS = 15
@@ -62,6 +66,16 @@ def _address(process: subprocess.Popen[str]) -> str:
         raise RunFailed(f"the server did not start: {said['error']}")
     address: str = said["url"]
     return address
+
+
+@contextmanager
+def asked(outcome: Outcome, items: int, *, rows: int = 1) -> Iterator[tuple[int, list[bytes]]]:
+    """A run's package on a server: its port, and requests for `items` of its examples, `rows` in each."""
+    package = outcome.service.package
+    assert package is not None, "who measures a server has a package in both arms"
+    requests = inferences(Package.open(package), outcome.candidate.example(items), rows=rows)
+    with server(package) as (url, _):
+        yield port_of(url), requests
 
 
 def inferences(package: Package, inputs: Mapping[str, Array], *, rows: int = 1) -> list[bytes]:

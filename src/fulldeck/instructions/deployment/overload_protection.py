@@ -28,11 +28,10 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from fulldeck.instruction import GOALS, Evidence, Instruction, instruction
-from fulldeck.package import Package
 from fulldeck.service import LIMITS, Limits, Service
 from fulldeck.serving.http import Refusal, Response
 from fulldeck.serving.load_generator import Connections, open_loop, summary
-from fulldeck.serving.process import inferences, most_per_second, port_of, server
+from fulldeck.serving.process import asked, most_per_second
 from fulldeck.serving.rate_limit import RateLimit
 
 if TYPE_CHECKING:
@@ -64,12 +63,9 @@ class OverloadProtection(Instruction, Limits):
 
     def prove(self, outcome: Outcome) -> float:
         """overloaded_p99_ms: of the requests that are answered while ten times too many come."""
-        package = outcome.service.package
-        assert package is not None, "its evidence has a package in both arms"
-        requests = inferences(Package.open(package), outcome.candidate.example(4 * ROWS), rows=ROWS)
-        with server(package) as (url, _):
-            most = most_per_second(port_of(url), requests, clients=4, seconds=SECONDS)
-            connections = Connections(port_of(url), CLIENTS)
+        with asked(outcome, 4 * ROWS, rows=ROWS) as (port, requests):
+            most = most_per_second(port, requests, clients=4, seconds=SECONDS)
+            connections = Connections(port, CLIENTS)
             seen = summary(open_loop(connections, requests, SECONDS, OVERLOAD * most, seed=0))
             connections.close()
         return float(seen["p99_ms"])

@@ -37,10 +37,9 @@ import numpy as np
 from fulldeck.data import Array
 from fulldeck.errors import CannotAct
 from fulldeck.instruction import GOALS, Evidence, Instruction, instruction
-from fulldeck.package import Package
 from fulldeck.package.reference import TOLERANCE
 from fulldeck.service import BATCHING, Batching, Service
-from fulldeck.serving.process import inferences, most_per_second, port_of, server
+from fulldeck.serving.process import asked, most_per_second
 
 if TYPE_CHECKING:
     from fulldeck.evidence.outcome import Outcome
@@ -68,11 +67,8 @@ class RequestBatching(Instruction, Batching):
 
     def prove(self, outcome: Outcome) -> float:
         """requests_per_s: what the packaged server answers to clients that ask again at once."""
-        package = outcome.service.package
-        assert package is not None, "its evidence has a package in both arms"
-        requests = inferences(Package.open(package), outcome.candidate.example(CLIENTS))
-        with server(package) as (url, _):
-            return most_per_second(port_of(url), requests, clients=CLIENTS, seconds=SECONDS)
+        with asked(outcome, CLIENTS) as (port, requests):
+            return most_per_second(port, requests, clients=CLIENTS, seconds=SECONDS)
 
     def configure(self, service: Service) -> Service:
         candidate = service.candidate
