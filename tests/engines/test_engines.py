@@ -79,7 +79,9 @@ def test_float32_is_the_same_in_every_engine_at_every_batch(
 def test_a_lower_precision_is_near_and_really_another(source: Source, tmp_path: Path) -> None:
     try:
         loaded = opened(source, "openvino", "bf16", tmp_path)
-    except CannotAct:
+    except CannotAct as error:
+        if "does not compute in bf16" not in str(error):
+            raise
         pytest.skip("this processor has no bf16")
     for rows in BATCHES:
         assert_same(loaded, source, rows, LOW)

@@ -67,11 +67,11 @@ def fuse_chains(
     `batches`; and all hot chains. None where none is, or where the model cannot be traced."""
     try:
         graph = fx.symbolic_trace(copy.deepcopy(model).eval())
-        chains = chains_in(graph.graph, dict(graph.named_modules()))
-        names = [tuple(str(n.target) if n.op == "call_module" else n.name for n in chain) for chain in chains]
-        parted = fuse_by_partitions(graph, [dict.fromkeys(chain) for chain in chains], prefix=PREFIX)
     except Exception:  # a user's forward may do anything with the tracer's stand-ins
         return None, []
+    chains = chains_in(graph.graph, dict(graph.named_modules()))
+    names = [tuple(str(n.target) if n.op == "call_module" else n.name for n in chain) for chain in chains]
+    parted = fuse_by_partitions(graph, [dict.fromkeys(chain) for chain in chains], prefix=PREFIX)
     parted.recompile()
     heard = [_inputs_of(parted, batch) for batch in batches]
     whole = [_seconds(partial(call, parted, batch)) for batch in batches]
