@@ -184,14 +184,15 @@ def lightning_search(step: LimitedStep) -> int:
     class Module(lightning.LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.automatic_optimization = False
             self.batch_size = 2
+            self.counted = nn.Parameter(torch.zeros(()))
 
-        def training_step(self, batch: Tensor, number: int) -> None:
+        def training_step(self, batch: Tensor, number: int) -> Tensor:
             step(self.batch_size)
+            return 0 * self.counted  # Lightning counts the steps of its own optimizer
 
-        def configure_optimizers(self) -> None:
-            return None
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD([self.counted], lr=0.0)
 
         def train_dataloader(self) -> Any:
             return torch.utils.data.DataLoader(torch.zeros(8192), batch_size=self.batch_size)
