@@ -68,7 +68,7 @@ def one(name: str, data: Path, budget: float) -> dict[str, Any]:
         }
         for item in result["advice"]
     ]
-    others = rest(recipe, {item["name"] for item in advice if item["verdict"] is not None}, budget, name)
+    others = rest(recipe, {item["name"] for item in advice if item["verdict"] is not None}, budget / 2, name)
     improvement = result["improvement"]
     kept = ("kept", "metric", "ratio", "interval", "rounds", "verdict", "status")
     return {
