@@ -2,8 +2,8 @@
 
     python benchmarks/verdicts.py [--repeats 20] [--workload digits] [--only NAME] [--add]
 
-A plugin with two instructions is made in a temporary folder: one that does nothing, and one that burns a
-tenth of a training step's time (measured first) in each step. Each is verified `--repeats` times. Right is
+A plugin with two instructions is made in a temporary folder: one that does nothing, and one that takes a
+tenth longer for each training step. Each is verified `--repeats` times. Right is
 *no difference* for the first and *hurts* for the second; *inconclusive* is counted apart. Goal: right in 18 of 20.
 Results: `benchmarks/results/verdicts.json`; `--only` measures one of the two, `--add` keeps the
 repeats that are there.
@@ -46,18 +46,26 @@ from fulldeck.instruction import Evidence, Instruction, instruction, param
 
 @instruction(190, stage="training", evidence=Evidence(workload="{workload}", metric="step_time", expect="<= 1.03x"))
 class PlantedDelay(Instruction):
-    """Burn processor time in each step."""
+    """Burn processor time after each step, as a share of what it took."""
 
-    milliseconds: float = param(0.0, ge=0, doc="How long.")
+    share: float = param(0.0, ge=0, doc="How much.")
 
     def attach(self, loop: Any) -> None:
+        begun = time.perf_counter()
+
+        def begin(batch: Any) -> None:
+            nonlocal begun
+            begun = time.perf_counter()
+
         def burn(batch: Any) -> None:
-            end = time.perf_counter() + self.milliseconds / 1000
+            now = time.perf_counter()
+            end = now + self.share * (now - begun)
             while time.perf_counter() < end:
                 pass
 
-        if self.milliseconds:
-            loop.on("batch_start", burn)
+        if self.share:
+            loop.on("batch_start", begin)
+            loop.on("step_end", burn)
 '''
 
 
@@ -115,26 +123,23 @@ def main() -> None:
         write_json(RECORDED, {"machine": describe(), "milliseconds": record(options.workload, STEPS)})
         print(RECORDED)
         return
-    times = sorted(record(options.workload, 100))
-    step = times[len(times) // 2]
-    arms = {"no-op": (0.0, "no difference"), "a tenth slower": (round(step / 10, 3), "hurts")}
+    arms = {"no-op": (0.0, "no difference"), "a tenth slower": (0.1, "hurts")}
     kept = RESULTS / "verdicts.json"
     results: dict[str, Any] = json.loads(kept.read_text())["planted"] if kept.is_file() else {}
     with tempfile.TemporaryDirectory() as folder:
         plant(Path(folder), options.workload)
-        for name, (milliseconds, right) in arms.items():
+        for name, (share, right) in arms.items():
             if options.only not in (None, name):
                 continue
             recipe = Path(folder) / "planted.yaml"
             recipe.write_text(
-                f"workload: {options.workload}\ninstructions:\n"
-                f"  - planted_delay: {{milliseconds: {milliseconds}}}\n"
+                f"workload: {options.workload}\ninstructions:\n  - planted_delay: {{share: {share}}}\n"
             )
             found = results.get(name, {}) if options.add else {}
             for _ in range(options.repeats):
                 found = results[name] = with_one_more(found, verify("planted_delay", recipe=recipe), right)
                 # Kept at once: a measurement of many parts may be ended early.
-                write_result("verdicts", {"machine": describe(), "step_ms": step, "planted": results})
+                write_result("verdicts", {"machine": describe(), "planted": results})
             counts = {verdict: count for verdict, count in found["verdicts"].items() if count}
             print(f"{name:16} right {found['right']} of {found['repeats']}: {counts}", flush=True)
 
