@@ -1,6 +1,6 @@
 """What each tuner spends until it has what random search finds: replayed on the table of `tuner_table.py`.
 
-    python benchmarks/tuners.py [--seeds 100] [--seconds S] [--add]
+    python benchmarks/tuners.py [--seeds 100] [--tasks accuracy] [--seconds S] [--add]
 
 Nothing is trained: a tuner asks for a configuration and a number of epochs, and is told the accuracies that were
 measured. Its cost is the epochs that it asks for; to go on with a training costs only the further ones, and to ask for
@@ -11,9 +11,9 @@ that random search has after 81 whole trainings (2187 epochs); it is reached by 
 - optuna: TPE with its defaults, 27 epochs each; with `median` and `hyperband`, its pruners, told every epoch.
 - fulldeck: the search of `fulldeck tune` as it is (course, halving, proposals, planner), from its default recipe.
 
-The second task is to maximise accuracy with weights of 4 bits: the bits (32, 8 or 4) are one more decision, which comes
-after the training. fulldeck knows that and trains once for all three, the others train anew for each; Optuna's sampler
-is told the condition (`constraints_func`).
+The second task (--tasks), which takes long, is to maximise accuracy with weights of 4 bits: the bits (32, 8 or 4) are
+one more decision, which comes after the training. fulldeck knows that and trains once for all three, the others train
+anew for each; Optuna's sampler is told the condition (`constraints_func`).
 
 Intervals: of the median over the seeds, from order statistics. Costs are counts, so the machine's speed plays no part.
 """
@@ -292,6 +292,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin nothing after so many")
     parser.add_argument("--add", action="store_true", help="go on with the result that there is")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["accuracy"])
     parser.add_argument("--tuner", choices=TUNERS, help="this one only, anew")
     chosen = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -301,7 +302,9 @@ def main() -> None:
     result: dict[str, Any] = {"machine": describe(), "goal": GOAL, "tasks": {}}
     if (chosen.add or chosen.tuner) and path.exists():
         result |= json.loads(path.read_bytes())
-    for task, bits in TASKS.items():
+    result["tasks"] = {task: found for task, found in result["tasks"].items() if task in chosen.tasks}
+    for task in chosen.tasks:
+        bits = TASKS[task]
         mine = result["tasks"].setdefault(task, {"target": target(rows, bits, 100), "raw": {}})
         for name, tuner in TUNERS.items():
             if chosen.tuner not in (None, name):

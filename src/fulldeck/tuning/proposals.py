@@ -45,6 +45,8 @@ class Proposals:
         self.seed = seed
         self.refused: set[str] = set()
         """Combinations that the planner has thrown out."""
+        self.used_up: set[str] = set()
+        """Trainings on which everything has been tried."""
 
     def next(self, halving: Halving) -> dict[str, Any] | None:
         """Decisions that are new and have a plan; None if none could be found.
@@ -54,7 +56,11 @@ class Proposals:
         """
         standing = [halving.standings(rung) for rung in range(halving.count)]
         shared = self._best_training(standing[-1]) if len(self.history.trials) % 2 else None
-        return (self._try(shared, standing) if shared is not None else None) or self._try({}, standing)
+        if shared is not None and (fixed := _text(shared)) not in self.used_up:
+            if (found := self._try(shared, standing)) is not None:
+                return found
+            self.used_up.add(fixed)
+        return self._try({}, standing)
 
     def importances(self) -> dict[str, float]:
         """The share of each decision in what tells good trials from others (PED-ANOVA), the largest first."""
