@@ -1,11 +1,15 @@
-"""Packages that serving is measured with: a tiny model, one that gains by batches, and one that computes.
+"""Packages that serving is measured with: a tiny model, digits, one that gains by batches, and one that computes.
 
-Weights are random; what a server adds to a model's own time does not depend on them.
+But for digits weights are random; what a server adds to a model's own time does not depend on them.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+import fulldeck as fd
 from fulldeck.encoders.tensor import TensorEncoder
 from fulldeck.files import write_json
 from fulldeck.package import PackagedModel, ServiceFile, TensorSpec, seal
@@ -68,7 +73,30 @@ def convolution(folder: Path, **settings: Any) -> Path:
     return _package(folder, "convolution", nodes, constants, (3, 96, 96), 10, **settings)
 
 
-MODELS: dict[str, Callable[..., Path]] = {"tiny": tiny, "wide": wide, "convolution": convolution}
+def digits(folder: Path, carried: Mapping[str, Any] = JOINED) -> Path:
+    """What `fulldeck run digits` packs: the residual network in INT8, as ONNX Runtime runs it."""
+    package = _digits()
+    shutil.copytree(package, folder)
+    service = ServiceFile(**json.loads((folder / "service.json").read_text()))
+    served = Serving(workers=1, queue=4096, max_batch=LARGEST)
+    changed = service.model_copy(update={"serving": served, "carried": dict(carried)})
+    write_json(folder / "service.json", changed.model_dump(mode="json"))
+    seal(folder, {"name": "digits"})
+    return folder
+
+
+@cache
+def _digits() -> Path:
+    out = Path(tempfile.mkdtemp())
+    return Path(fd.run("digits", out=out)["run"]) / "package"
+
+
+MODELS: dict[str, Callable[..., Path]] = {
+    "tiny": tiny,
+    "digits": digits,
+    "wide": wide,
+    "convolution": convolution,
+}
 
 
 def _random(*shape: int) -> np.ndarray[Any, Any]:
