@@ -299,13 +299,14 @@ def main() -> None:
     end = time.monotonic() + chosen.seconds
     rows = json.loads((RESULTS / "tuner_table.json").read_bytes())["raw"]
     path = RESULTS / f"{NAME}.json"
-    result: dict[str, Any] = {"machine": describe(), "goal": GOAL, "tasks": {}}
+    result: dict[str, Any] = {"machine": describe(), "goal": GOAL, "targets": {}, "tasks": {}}
     if (chosen.add or chosen.tuner) and path.exists():
         result |= json.loads(path.read_bytes())
     result["tasks"] = {task: found for task, found in result["tasks"].items() if task in chosen.tasks}
     for task in chosen.tasks:
         bits = TASKS[task]
-        mine = result["tasks"].setdefault(task, {"target": target(rows, bits, 100), "raw": {}})
+        mine = result["tasks"].setdefault(task, {"raw": {}})
+        aimed = result["targets"].setdefault(task, target(rows, bits, 100))
         for name, tuner in TUNERS.items():
             if chosen.tuner not in (None, name):
                 continue
@@ -314,10 +315,10 @@ def main() -> None:
                 raw.clear()
             for seed in range(chosen.seeds):
                 if str(seed) not in raw and time.monotonic() < end:
-                    raw[str(seed)] = cost(tuner, rows, mine["target"], bits, seed).reached
+                    raw[str(seed)] = cost(tuner, rows, aimed, bits, seed).reached
         mine["tuners"] = summary({name: raw for name, raw in mine["raw"].items() if raw})
         write_result(NAME, result)
-        print(f"{task}: target {mine['target']}")
+        print(f"{task}: target {aimed}")
         for name, one in mine["tuners"].items():
             print(f"  {name:<20}{one}")
 
