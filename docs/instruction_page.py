@@ -130,9 +130,9 @@ def _facts(entry: Entry) -> str:
 
 
 def _recipe(entry: Entry) -> str:
-    """A recipe with this instruction and, to show how, its first parameter at its default."""
+    """A recipe with this instruction and, to show how, its first parameter at a value worth trying or its default."""
     defaults = {
-        name: schema["default"]
+        name: next(iter(schema.get("search", ())), schema["default"])
         for name, schema in entry.parameters.items()
         if schema.get("default") is not None
     }

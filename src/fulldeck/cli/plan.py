@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -72,6 +73,7 @@ def command(
 def _elsewhere(recipe: str, settings: list[str], there: Checked) -> tuple[Plan, dict[str, Any]]:
     """The plan for the machine of a profile, what the profile gave to it, and whether the training fits."""
     from fulldeck.instruction import Situation
+    from fulldeck.pipeline.run import situation
     from fulldeck.planner import make_plan
     from fulldeck.preview.memory_need import memory_need
     from fulldeck.recipe.reader import read_recipe
@@ -89,13 +91,19 @@ def _elsewhere(recipe: str, settings: list[str], there: Checked) -> tuple[Plan, 
         for key, value in profile.parameters(entry.instruction.card.name).items()
         if key not in before.instruction.model_fields_set
     }
-    need = memory_need(own)
+    # What cannot act on this machine may well act on that one.
+    counted = replace(own, entries=tuple(replace(entry, optional=True) for entry in own.entries))
+    need = memory_need(counted)
+    idle = [step.label for step in make_plan(counted, situation(counted)).steps if step.skipped is not None]
+    not_checked = NOT_CHECKED
+    if idle:
+        not_checked += f"; what {' and '.join(idle)} would change of the memory, which cannot act here"
     return plan, {
         "profile": profile.name,
         "title": profile.title,
         "device": profile.device,
         "taken": taken,
-        "not_checked": NOT_CHECKED,
+        "not_checked": not_checked,
         "memory": need.to_json(),
         "memory_limit": profile.memory_bytes,
         "fits": None if profile.memory_bytes is None else need.peak <= profile.memory_bytes,

@@ -8,12 +8,14 @@ from fulldeck.errors import BadInput, CannotAct, RunFailed
 from fulldeck.instruction import Situation
 from fulldeck.instructions.training import amp_optimizer
 from fulldeck.instructions.training.amp_optimizer import (
+    FASTER,
     OVERFLOW,
     AmpOptimizer,
     keep_in_float32,
     low_precision_share,
     mixed_precision,
     pick_dtype,
+    time_in_bfloat16,
 )
 from fulldeck.instructions.training.amp_optimizer.float8 import Float8Layers, refuse_float8
 from fulldeck.instructions.training.amp_optimizer.parity import module_to_keep
@@ -307,6 +309,15 @@ def test_where_it_cannot_act():
     assert AmpOptimizer(dtype="float16").cannot(gpu) is None
     assert AmpOptimizer(dtype="bfloat16").cannot(cpu) is None
     assert AmpOptimizer().cannot(gpu) is None
+
+
+def test_auto_leaves_bfloat16_where_this_processor_is_slower_by_it():
+    cpu = Situation(kind="image", task="classification", device="cpu")
+    reason = AmpOptimizer().cannot(cpu)
+    if torch.cpu._is_avx512_bf16_supported() and time_in_bfloat16() > FASTER:
+        assert reason.endswith("as long in bfloat16 as in float32 on this processor")
+    elif torch.cpu._is_avx512_bf16_supported():
+        assert reason is None
 
 
 def test_half_precision_weights_are_refused():

@@ -10,9 +10,10 @@ Before the first step the loss of its batch is compared with float32's; where th
 and names the smallest module that must stay in float32. On the first step the share of floating-point
 operations that ran in 16 bits or less is counted.
 
-Use when: the machine multiplies 16-bit floats faster: Intel and AMD processors with AVX512-BF16 or AMX,
-GPUs with tensor cores.
-Avoid when: the processor has no such instructions; the model is so small that its time goes elsewhere.
+Use when: the machine multiplies 16-bit floats faster: processors with AMX, many with AVX512-BF16, GPUs with tensor
+cores.
+Avoid when: the processor has no such instructions, or is slower by them (`auto` tries); the model is so small that
+its time goes elsewhere.
 Reference: Micikevicius et al. 2018, arXiv:1710.03740; Kalamkar et al. 2019, arXiv:1905.12322 (bfloat16).
 Micikevicius et al. 2022, arXiv:2209.05433 (float8). The work is done by `torch.autocast`,
 `torch.amp.GradScaler` and `torchao.float8`.
@@ -33,8 +34,10 @@ Example:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -72,6 +75,11 @@ __all__ = [
 Dtype = Literal["auto", "bfloat16", "float16", "float8"]
 COMPARED = 32
 """Samples of the first batch that the loss is compared on."""
+FASTER = 0.9
+"""Time in bfloat16, as a share of that in float32, from which on `auto` leaves it: there are processors that have the
+instructions and are slower by them."""
+TRIED, REPEATS = 512, 10
+"""Rows and columns of the matrices that tell, and how often they are multiplied."""
 _WORTH_TRYING = 0.97
 """Predicted time of a step, as a share of the present one, above which nothing is predicted."""
 
@@ -118,14 +126,21 @@ class AmpOptimizer(Instruction):
     )
 
     def cannot(self, situation: Situation) -> str | None:
-        """Without a GPU that has it: float8. On a CPU: float16, and `auto` where it has no bfloat16 instructions."""
+        """Without a GPU that has it: float8. On a CPU: float16, and `auto` where bfloat16 is no faster."""
         if self.dtype == "float8" and (reason := refuse_float8(torch.device(situation.device))) is not None:
             return reason
         if situation.device == "cpu" and self.dtype == "float16":
             return "float16 is slower than float32 on a CPU; write dtype: bfloat16"
-        fast = _fast_bfloat16() if situation.dtypes is None else "bfloat16" in situation.dtypes
-        if situation.device == "cpu" and self.dtype == "auto" and not fast:
-            return "this processor has no bfloat16 instructions, and emulating them is slower than float32"
+        if situation.device == "cpu" and self.dtype == "auto":
+            there = _has_bfloat16() if situation.dtypes is None else "bfloat16" in situation.dtypes
+            if not there:
+                return (
+                    "this processor has no bfloat16 instructions, and emulating them is slower than float32"
+                )
+            if situation.dtypes is None and (ratio := time_in_bfloat16()) > FASTER:
+                return (
+                    f"a matrix product takes {ratio:.1f}x as long in bfloat16 as in float32 on this processor"
+                )
         return super().cannot(situation)
 
     @classmethod
@@ -303,5 +318,21 @@ def mixed_precision(
             float8.remove()
 
 
-def _fast_bfloat16() -> bool:
+def _has_bfloat16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+@cache
+def time_in_bfloat16() -> float:
+    """Time of a matrix product in bfloat16 on this processor, as a share of that in float32; tried once."""
+
+    def seconds(dtype: torch.dtype) -> float:
+        square = torch.ones(TRIED, TRIED, dtype=dtype)
+        times = []
+        for _ in range(REPEATS):
+            start = time.perf_counter()
+            square @ square
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    return seconds(torch.bfloat16) / seconds(torch.float32)
