@@ -64,7 +64,8 @@ KEY_FILE = "owner.key"
     stage="extensions",
     touches={"gradients", "weights"},
     before={
-        "touches:gradients": "what it adds is not part of the batch, so it is added when the batch's is whole"
+        "touches:gradients": "what it adds is not part of the batch, so it is added when the batch's is whole",
+        "amp_optimizer": "what it adds is not scaled, so it is added when the batch's is no longer",
     },
     conflicts={
         "fully_sharded_training": "no process has a whole layer to mark; train in one process",

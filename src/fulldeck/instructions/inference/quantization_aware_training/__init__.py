@@ -63,6 +63,7 @@ _GRAPH = "the model becomes one graph of operators"
     stage="inference",
     touches={"dtype", "modules"},
     after={
+        "auto_data_augmentation": "its graph begins with a batch that is as it will be trained on",
         "touches:batch_size": "it begins after a share of the steps, and a batch of another size makes others",
         "knowledge_distillation": "the student is distilled in float first; its graph has no layers to listen to",
         "weight_averaging": "the averaged weights are those that are rounded",
