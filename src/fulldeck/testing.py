@@ -23,6 +23,7 @@ import pytest
 from fulldeck.catalogue import FIRST_PLUGIN_NUMBER, catalogue, describe
 from fulldeck.data import Kind
 from fulldeck.errors import BadInput
+from fulldeck.hardware.profile import Dtype
 from fulldeck.installed import owner_of
 from fulldeck.instruction import DOORS, TOUCHES, Instruction, Situation, snake_case
 from fulldeck.planner import make_plan
@@ -178,11 +179,11 @@ class InstructionContract:
             assert getattr(made, door)(thing) is (None if door == "attach" else thing)
 
     def test_it_can_be_planned_alone(self) -> None:
-        """On data of a kind that it works on, nothing else is needed."""
+        """On data of a kind that it works on, and a machine with fast types of all kinds, nothing else is needed."""
         recipe = make_recipe(_Anything(), [self.made()])
         kinds = self.instruction.card.kinds or set(get_args(Kind))
         for kind in sorted(kinds):
-            plan = make_plan(recipe, Situation(kind, "classification", "cpu"))
+            plan = make_plan(recipe, Situation(kind, "classification", "cpu", frozenset(get_args(Dtype))))
             assert [step.instruction for step in plan.steps] == [self.made()]
             assert plan.steps[0].reasons
 

@@ -35,7 +35,9 @@ def command(
     ] = "127.0.0.1",
     grpc_port: Annotated[
         int | None,
-        typer.Option(min=0, max=65535, help="Serve over gRPC, too, on this port; 0 takes any free one."),
+        typer.Option(
+            metavar="PORT", min=0, max=65535, help="Serve over gRPC, too, here; 0 takes any free port."
+        ),
     ] = None,
     engine: Annotated[
         str | None,
@@ -65,8 +67,8 @@ def command(
 ) -> None:
     """Serve a packaged model over HTTP until interrupted.
 
-    Programs talk to /v2/models/MODEL/infer (Open Inference Protocol v2, with --grpc-port over gRPC, too),
-    people to /predict. With --json, one line with the server's url is written once it is ready. Ctrl-C stops it.
+    Programs talk to /v2/models/MODEL/infer (Open Inference Protocol v2) or gRPC, people to /predict. With
+    --json, one line with the server's url is written once it is ready. Ctrl-C stops it.
 
     /ui shows how it fares in a browser, /metrics tells it to Prometheus.
     """
