@@ -70,7 +70,7 @@ def test_the_baseline_is_the_recipe_without_it_or_the_treatment_with_it(tmp_path
     assert instruction.parameters() == {"kind": "swa"}
     assert [entry.instruction.card.name for entry in baseline.entries] == ["lr_scheduler"]
     assert len(treatment.entries) == 2
-    _, baseline, treatment = arms_of("amp_optimizer", made)
+    _, baseline, treatment = arms_of("early_stopping", made)
     assert len(baseline.entries) == 2
     assert len(treatment.entries) == 3
 
@@ -131,17 +131,19 @@ def test_a_budget_that_ends_before_a_look_decides_nothing(planted: None, tmp_pat
     assert "rounds would decide" in result["reason"]
 
 
-def test_a_peer_that_is_unknown_or_does_not_fit() -> None:
+def test_a_peer_that_is_unknown_or_does_not_fit(tmp_path: Path) -> None:
+    made = recipe(tmp_path, "amp_optimizer: {dtype: bfloat16}")
     with pytest.raises(BadInput, match='unknown peer "acelerate"; did you mean accelerate'):
-        verify("amp_optimizer", against="acelerate")
+        verify("amp_optimizer", against="acelerate", recipe=made)
     with pytest.raises(BadInput, match="peers are only timed in training"):
         verify("weight_averaging", against="pytorch")
 
 
-def test_a_peer_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(accelerate, "MODULE", "a_library_that_is_not_there")
+    made = recipe(tmp_path, "amp_optimizer: {dtype: bfloat16}")
     with pytest.raises(BadInput, match="the peer accelerate is not installed: pip install accelerate"):
-        verify("amp_optimizer", against="accelerate")
+        verify("amp_optimizer", against="accelerate", recipe=made)
 
 
 def test_a_baseline_that_fails(planted: None, tmp_path: Path) -> None:

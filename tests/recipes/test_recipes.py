@@ -93,6 +93,7 @@ def test_ten_training_instructions_at_once_leave_a_plain_model(tmp_path: Path) -
     compiled = "instructions.train_step_compilation"
     smaller = [*shorter_text(tmp_path), "workload.layers=2", "train.epochs=2"]
     changes = [*QUICK, *smaller, f"{compiled}.backend=eager", f"{compiled}.measure=false"]
+    changes += ["instructions.amp_optimizer.dtype=bfloat16"]  # also where it is slower
     result = run(read_recipe(RECIPES["everything_training"], changes), out=tmp_path / "runs")
     assert result["status"] == "finished"
     assert result["rehearsal"]["agreement"] == 1.0
