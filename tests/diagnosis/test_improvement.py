@@ -116,6 +116,7 @@ def test_an_interruption_keeps_what_is_there(tmp_path: Path) -> None:
     source = tmp_path / "mine.yaml"
     source.write_text(RECIPE)
     advised = {name: value for name, value in AMP.items() if name != "verified"} | {"blocked": None}
+    advised["parameters"] = {"dtype": "bfloat16"}
     result = improve(
         read_recipe(source), source, {"advice": [advised]}, tmp_path / "better.yaml", tell=interrupt
     )
