@@ -17,7 +17,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 from fulldeck.declared import Refused
 from fulldeck.errors import BadInput
@@ -72,6 +72,18 @@ class Plan:
     def acting(self) -> dict[str, Instruction]:
         """The instructions that will act, by label, in order."""
         return {step.label: step.instruction for step in self.steps if step.skipped is None}
+
+    @property
+    def skipped(self) -> dict[str, str | None]:
+        """Why each instruction, by label, will not act; None for those that will."""
+        return {step.label: step.skipped for step in self.steps}
+
+    def deciding(self, skipped: Mapping[str, str | None]) -> Self:
+        """The same plan where these decisions stand, which were made elsewhere or before.
+
+        What is tried on a machine may come out otherwise the next time; one training must not change by it.
+        """
+        return replace(self, steps=tuple(replace(one, skipped=skipped[one.label]) for one in self.steps))
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,14 @@ class RunFolder:
             return None
         return status
 
+    def decisions(self) -> dict[str, str | None] | None:
+        """Why each instruction of the plan, by label, does not act, None for those that do; None before it was written."""
+        try:
+            steps = json.loads((self.path / PLAN).read_bytes())["steps"]
+        except FileNotFoundError:
+            return None
+        return {step["label"]: step["skipped"] for step in steps}
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder; the lock ends with the process, however it ends. Raises BadInput if it is held."""

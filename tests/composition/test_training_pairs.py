@@ -21,6 +21,7 @@ from fulldeck.planner import make_plan
 from fulldeck.recipe.recipe import make_recipe
 from fulldeck.training.loop import TrainingLoop
 from tests.composition.tiny_training import ENTRIES, allowed, network, training
+from tests.interruption import interrupt
 
 PAIRS = [
     pair
@@ -109,15 +110,7 @@ def trained(instructions: list[Instruction], folder: Path) -> dict[str, Tensor]:
         plain(handed_over, group_norm=any(getattr(one, "group_norm", False) for one in instructions))
     assert loss_of(handed_over) == pytest.approx(told_loss(whole), rel=1e-3)
 
-    interrupted = training(*instructions, folder=folder / "interrupted")
-
-    def interrupt(batch: object) -> None:
-        if interrupted.step == INTERRUPTED:
-            raise KeyboardInterrupt
-
-    interrupted.on("batch_start", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.fit()
+    interrupt(training(*instructions, folder=folder / "interrupted"), INTERRUPTED)
     resumed = training(*instructions, folder=folder / "interrupted")
     assert same(resumed.fit(resume=True).state_dict(), expected)
     assert resumed.history == whole.history

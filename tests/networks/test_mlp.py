@@ -2,7 +2,6 @@ import numpy as np
 import onnxruntime
 import torch
 
-from fulldeck.networks import build, describe
 from fulldeck.networks.mlp import Mlp
 
 
@@ -19,11 +18,3 @@ def test_regression_is_in_the_unit_of_the_target_after_an_export_too(tmp_path):
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
     (exported,) = session.run(None, {session.get_inputs()[0].name: rows.numpy()})
     np.testing.assert_allclose(exported, outputs.detach().numpy(), rtol=1e-5)
-
-
-def test_is_rebuilt_from_its_description():
-    net = Mlp(4, 3, widths=(8, 8)).eval()
-    copy = build(describe(net)).eval()
-    copy.load_state_dict(net.state_dict())
-    rows = torch.randn(2, 4)
-    assert torch.equal(copy(rows), net(rows))

@@ -9,9 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from fulldeck.candidate import Candidate, Tolerance
 from fulldeck.checkpoints.checkpoint import load_checkpoint
 from fulldeck.data import Data
 from fulldeck.errors import BadInput, CannotAct, RunFailed
-from fulldeck.instruction import Evidence, Instruction, instruction, param
+from fulldeck.instruction import Evidence, Instruction, Situation, instruction, param
 from fulldeck.pipeline.run import run
 from fulldeck.recipe.recipe import Entry, make_recipe
 from fulldeck.service import Service
@@ -98,6 +99,21 @@ class Poisons(Instruction):
                 batch.inputs = batch.inputs * float("nan")
 
         loop.on("batch_start", poison)
+
+
+@instruction(926, stage="training", evidence=EVIDENCE)
+class ChangesItsMind(Instruction):
+    """What it tried on this machine comes out otherwise each time."""
+
+    reason: ClassVar[str | None] = None
+
+    def cannot(self, situation: Situation) -> str | None:
+        return self.reason
+
+
+class StopsAfterAnEpoch(Watcher):
+    def recorded(self, values: Mapping[str, Any]) -> None:
+        raise KeyboardInterrupt
 
 
 def only(folder: Path) -> Path:
@@ -248,6 +264,21 @@ def test_killed_and_resumed_the_weights_are_those_of_an_uninterrupted_run(tmp_pa
     assert [line["epoch"] for line in lines] == [0, 1, 2]
     with pytest.raises(BadInput, match="no unfinished run of this recipe"):
         run(recipe, out=tmp_path / "killed", resume=True)
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "slower here"), ("slower here", None)])
+def test_a_resumed_run_keeps_what_was_decided_when_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str | None, after: str | None
+) -> None:
+    recipe = make_recipe("digits", train={"epochs": 2, "device": "cpu", "threads": 1})
+    recipe = replace(recipe, entries=(Entry(ChangesItsMind(), optional=True),))
+    monkeypatch.setattr(ChangesItsMind, "reason", before)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, out=tmp_path, watcher=StopsAfterAnEpoch())
+    monkeypatch.setattr(ChangesItsMind, "reason", after)
+    result = run(recipe, out=tmp_path, resume=True)
+    assert [one.get("reason") for one in result["instructions"]] == [before]
+    assert run(recipe, out=tmp_path)["instructions"][0].get("reason") == after
 
 
 def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:

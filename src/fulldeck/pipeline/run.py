@@ -53,6 +53,7 @@ def run(
             refuse_other_work(ranks, made.to_yaml())
         path, resume = ranks.first(lambda: _folder(made, Path(out), resume))
         folder = RunFolder(path)
+        plan = plan.deciding(ranks.first(lambda: (folder.decisions() if resume else None) or plan.skipped))
         if ranks.rank > 0:
             return Execution(plan, folder, resume, watcher or Watcher(), ranks).assist()
         with folder.locked():

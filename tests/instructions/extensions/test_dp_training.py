@@ -28,6 +28,7 @@ from fulldeck.planner import make_plan
 from fulldeck.recipe.recipe import make_recipe
 from fulldeck.training.loader import BatchLoader, ShuffledSampler
 from fulldeck.training.loop import TrainingLoop
+from tests.interruption import interrupt
 
 LOSS = nn.functional.cross_entropy
 
@@ -202,15 +203,7 @@ def test_what_would_break_the_guarantee_has_no_plan(other: object, remedy: str) 
 
 def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
     whole = trained(epochs=3, mode="ghost").fit()
-    interrupted = trained(tmp_path, epochs=3, mode="ghost")
-
-    def kill(batch: object) -> None:
-        if interrupted.step == 25:
-            raise KeyboardInterrupt
-
-    interrupted.on("step_end", kill)
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.fit()
+    interrupt(trained(tmp_path, epochs=3, mode="ghost"), 25, "step_end")
     # Its own secret comes from the checkpoint.
     resumed = trained(tmp_path, epochs=3, mode="ghost", noise_seed=77).fit(resume=True)
     for one, same in zip(whole.parameters(), resumed.parameters(), strict=True):

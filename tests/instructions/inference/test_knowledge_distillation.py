@@ -33,6 +33,7 @@ from fulldeck.pipeline.run import run
 from fulldeck.training.loader import BatchLoader, ShuffledSampler
 from fulldeck.training.loop import TrainingLoop
 from fulldeck.weights import save_weights
+from tests.interruption import interrupt
 
 ROWS = 64
 OUTPUTS_ONLY = (0.5, 0.0, 0.5)
@@ -253,15 +254,7 @@ def test_a_teacher_that_is_trained_first_is_not_trained_again_on_resume(tmp_path
         return loop_of(instruction, epochs=3, checkpoints=tmp_path, checkpoint_every=1)
 
     expected = made().fit().state_dict()
-    loop = made()
-
-    def interrupt(batch):
-        if loop.step == 6:
-            raise KeyboardInterrupt
-
-    loop.on("batch_start", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        loop.fit()
+    interrupt(made(), 6)
     caplog.set_level("INFO", logger="fulldeck.training")
     resumed = made()
     end = resumed.fit(resume=True).state_dict()

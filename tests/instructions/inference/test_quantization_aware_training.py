@@ -24,6 +24,7 @@ from fulldeck.instructions.training.weight_averaging import WeightAveraging
 from fulldeck.networks.residual_net import ResidualNet
 from fulldeck.networks.text_transformer import TextTransformer
 from fulldeck.training.loop import TrainingLoop
+from tests.interruption import interrupt
 
 
 def net(seed: int = 0) -> ResidualNet:
@@ -276,15 +277,7 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path):
     for steps in (5, 11):  # before the freeze, and after it
         folder = tmp_path / f"{steps}"
         folder.mkdir()
-        cut = loop(*instructions(), folder=folder, checkpoint_every=1)
-
-        def interrupt(batch, cut=cut, steps=steps):
-            if cut.step == steps:
-                raise KeyboardInterrupt
-
-        cut.on("step_end", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            cut.fit()
+        interrupt(loop(*instructions(), folder=folder, checkpoint_every=1), steps, "step_end")
         resumed = loop(*instructions(), folder=folder).fit(resume=True)
         for name, tensor in whole.state_dict().items():
             assert torch.equal(tensor, resumed.state_dict()[name]), name

@@ -20,6 +20,7 @@ from fulldeck.instructions.training.amp_optimizer import (
 from fulldeck.instructions.training.amp_optimizer.float8 import Float8Layers, refuse_float8
 from fulldeck.instructions.training.amp_optimizer.parity import module_to_keep
 from fulldeck.training.loop import TrainingLoop
+from tests.interruption import interrupt
 
 
 def batches(count=6, size=16):
@@ -228,15 +229,7 @@ def test_resume_is_bit_exact(dtype, channels_last, tmp_path):
 
     whole = training(None)
     expected = whole.fit().state_dict()
-    interrupted = training(tmp_path)
-
-    def interrupt(batch):
-        if interrupted.step == 10:
-            raise KeyboardInterrupt
-
-    interrupted.on("batch_start", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.fit()
+    interrupt(training(tmp_path), 10)
     resumed = training(tmp_path)
     state = resumed.fit(resume=True).state_dict()
     assert resumed.skipped == whole.skipped

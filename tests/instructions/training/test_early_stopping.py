@@ -10,6 +10,7 @@ from fulldeck.instructions.training.early_stopping import BestWeights, EarlyStop
 from fulldeck.instructions.training.lr_scheduler import LrScheduler
 from fulldeck.instructions.training.weight_averaging import WeightAveraging
 from fulldeck.training.loop import TrainingLoop
+from tests.interruption import interrupt
 
 NOISE = torch.Generator().manual_seed(3)
 INPUTS = torch.randn(48, 12, generator=NOISE)
@@ -174,15 +175,7 @@ def test_resume_is_bit_exact(step, tmp_path):
     instructions = (WeightAveraging(decay=0.8), EarlyStopping(patience=6))
     expected = training(*instructions)
     whole = expected.fit().state_dict()
-    interrupted = training(*instructions, checkpoints=tmp_path, checkpoint_every=2)
-
-    def interrupt(batch):
-        if interrupted.step == step:
-            raise KeyboardInterrupt
-
-    interrupted.on("batch_start", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.fit()
+    interrupt(training(*instructions, checkpoints=tmp_path, checkpoint_every=2), step)
     resumed = training(*instructions, checkpoints=tmp_path, checkpoint_every=2)
     state = resumed.fit(resume=True).state_dict()
     assert all(torch.equal(whole[name], state[name]) for name in whole)

@@ -24,6 +24,7 @@ from fulldeck.memory import memory_in_use, parse_bytes, spoken_bytes
 from fulldeck.networks.gpt import Gpt
 from fulldeck.networks.residual_net import ResidualNet
 from fulldeck.training.loop import TrainingLoop
+from tests.interruption import interrupt
 
 CPU = torch.device("cpu")
 TOKENS = torch.randint(0, 50, (4, 16), generator=torch.Generator().manual_seed(0))
@@ -414,15 +415,7 @@ def test_measuring_and_letting_blocks_go_change_nothing(tmp_path):
     assert equal(weights_of(loop()), expected)
     for stop_at in (1, 3):
         (tmp_path / str(stop_at)).mkdir()
-        interrupted = loop(tmp_path / str(stop_at))
-
-        def interrupt(batch, loop=interrupted, stop_at=stop_at):
-            if loop.step == stop_at:
-                raise KeyboardInterrupt
-
-        interrupted.on("batch_start", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            interrupted.fit()
+        interrupt(loop(tmp_path / str(stop_at)), stop_at)
         resumed = loop(tmp_path / str(stop_at))
         assert equal(weights_of(resumed, resume=True), expected)
         assert resumed.states["gradient_checkpointing"].chosen == []

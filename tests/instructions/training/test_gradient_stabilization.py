@@ -16,6 +16,7 @@ from fulldeck.instructions.training.gradient_stabilization.spikes import Running
 from fulldeck.instructions.training.lr_scheduler import LrScheduler
 from fulldeck.instructions.training.weight_averaging import WeightAveraging
 from fulldeck.training.loop import TrainingLoop
+from tests.interruption import interrupt
 
 PLACES = ("host", "device")
 
@@ -294,15 +295,7 @@ def test_resume_is_bit_exact(decide, step, tmp_path):
 
     expected = built(None)
     whole = expected.fit().state_dict()
-    interrupted = built(tmp_path)
-
-    def interrupt(batch):
-        if interrupted.step == step:
-            raise KeyboardInterrupt
-
-    interrupted.on("batch_start", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.fit()
+    interrupt(built(tmp_path), step)
     resumed = built(tmp_path)
     assert same(whole, resumed.fit(resume=True).state_dict())
     assert resumed.skipped == expected.skipped

@@ -18,6 +18,7 @@ from fulldeck.instructions.training.lr_scheduler import (
 from fulldeck.instructions.training.weight_averaging import WeightAveraging
 from fulldeck.pipeline.run import run
 from fulldeck.training.loop import TrainingLoop
+from tests.interruption import interrupt
 
 FORMS = ("cosine", "one_cycle", "warmup_stable_decay", "linear", "polynomial", "constant")
 
@@ -214,15 +215,7 @@ def test_resume_is_bit_exact(kind, unit, tmp_path):
         )
 
     whole = loop(None).fit().state_dict()
-    interrupted = loop(tmp_path)
-
-    def interrupt(batch):
-        if interrupted.step == 10:
-            raise KeyboardInterrupt
-
-    interrupted.on("batch_start", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.fit()
+    interrupt(loop(tmp_path), 10)
     resumed = loop(tmp_path).fit(resume=True).state_dict()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 

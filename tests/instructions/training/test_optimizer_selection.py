@@ -22,6 +22,7 @@ from fulldeck.instructions.training.weight_averaging import WeightAveraging
 from fulldeck.planner import make_plan
 from fulldeck.recipe.recipe import make_recipe
 from fulldeck.training.loop import TrainingLoop
+from tests.interruption import interrupt
 
 KINDS = ("adamw", "muon", "lion", "schedule_free", "adamw_8bit")
 INPUTS = torch.randn(64, 12, generator=torch.Generator().manual_seed(1))
@@ -275,15 +276,7 @@ def test_resume_is_bit_exact(kind, step, tmp_path):
 
     expected = built(None)
     whole = expected.fit().state_dict()
-    interrupted = built(tmp_path)
-
-    def interrupt(batch):
-        if interrupted.step == step:
-            raise KeyboardInterrupt
-
-    interrupted.on("batch_start", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.fit()
+    interrupt(built(tmp_path), step)
     resumed = built(tmp_path)
     state = resumed.fit(resume=True).state_dict()
     assert all(torch.equal(whole[name], state[name]) for name in whole)

@@ -16,6 +16,7 @@ from fulldeck.instructions.training.weight_averaging import WeightAveraging
 from fulldeck.networks.gpt import Gpt
 from fulldeck.networks.text_transformer import TextTransformer
 from fulldeck.training.loop import TrainingLoop
+from tests.interruption import interrupt
 
 INPUTS = torch.randn(96, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 TARGETS = (INPUTS.mean((1, 2, 3)) > 0).long()
@@ -158,15 +159,7 @@ def test_resume_is_bit_exact(kind, tmp_path):
         return training(instruction, checkpoints=folder, checkpoint_every=4 if folder else None)
 
     expected = built(None).fit().state_dict()
-    interrupted = built(tmp_path)
-
-    def interrupt(batch):
-        if interrupted.step == 10:
-            raise KeyboardInterrupt
-
-    interrupted.on("batch_start", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.fit()
+    interrupt(built(tmp_path), 10)
     state = built(tmp_path).fit(resume=True).state_dict()
     assert all(torch.equal(expected[name], state[name]) for name in expected)
 

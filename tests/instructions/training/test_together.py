@@ -8,6 +8,7 @@ from fulldeck.instructions.training.amp_optimizer import OVERFLOW, AmpOptimizer
 from fulldeck.instructions.training.lr_scheduler import LrScheduler
 from fulldeck.instructions.training.weight_averaging import WeightAveraging
 from fulldeck.training.loop import TrainingLoop
+from tests.interruption import interrupt
 
 
 def shuffled():
@@ -67,15 +68,7 @@ def test_resume_is_bit_exact(dtype, kind, tmp_path):
 
     whole = built(None)
     expected = whole.fit().state_dict()
-    interrupted = built(tmp_path)
-
-    def interrupt(batch):
-        if interrupted.step == 11:
-            raise KeyboardInterrupt
-
-    interrupted.on("batch_start", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.fit()
+    interrupt(built(tmp_path), 11)
     resumed = built(tmp_path)
     state = resumed.fit(resume=True).state_dict()
     assert all(torch.equal(expected[name], state[name]) for name in expected)

@@ -16,6 +16,7 @@ from fulldeck.instructions.training.weight_averaging import WeightAveraging
 from fulldeck.networks.gpt import Gpt
 from fulldeck.training.loop import TrainingLoop
 from fulldeck.training.token_mean import IGNORED
+from tests.interruption import interrupt
 
 INPUTS = torch.randn(90, 8, generator=torch.Generator().manual_seed(0))
 TARGETS = (INPUTS.sum(1) > 0).long()
@@ -185,15 +186,7 @@ def test_resume_is_bit_exact(stop, tmp_path):
         )
 
     expected = built(None).fit().state_dict()
-    interrupted = built(tmp_path)
-
-    def interrupt(batch):
-        if interrupted.step == stop:
-            raise KeyboardInterrupt
-
-    interrupted.on("batch_start", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.fit()
+    interrupt(built(tmp_path), stop)
     state = built(tmp_path).fit(resume=True).state_dict()
     assert all(torch.equal(expected[name], state[name]) for name in expected)
 

@@ -10,6 +10,7 @@ from fulldeck.errors import BadInput
 from fulldeck.instructions.training.lr_scheduler import LrScheduler
 from fulldeck.instructions.training.weight_averaging import WeightAveraging, average_weights
 from fulldeck.training.loop import TrainingLoop
+from tests.interruption import interrupt
 
 
 def batches(count=6, size=16):
@@ -188,15 +189,7 @@ def test_resume_is_bit_exact(kind, tmp_path):
         )
 
     whole = training(None).fit()
-    interrupted = training(tmp_path)
-
-    def interrupt(batch):
-        if interrupted.step == 17:
-            raise KeyboardInterrupt
-
-    interrupted.on("batch_start", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.fit()
+    interrupt(training(tmp_path), 17)
     assert equal(whole, training(tmp_path).fit(resume=True))
 
 
