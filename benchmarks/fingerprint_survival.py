@@ -40,7 +40,8 @@ from fulldeck.instructions.inference.knowledge_distillation.losses import soft_t
 from fulldeck.instructions.inference.onnx_export import export_onnx
 from fulldeck.instructions.inference.post_training_quantization import quantize_onnx
 from fulldeck.networks.residual_net import ResidualNet
-from fulldeck.ownership.claim import THRESHOLD, Finding, of_answers, of_weights
+from fulldeck.ownership import THRESHOLD
+from fulldeck.ownership.claim import Finding, of_answers, of_weights
 from fulldeck.ownership.key import Key
 from fulldeck.ownership.onnx_weights import onnx_weights
 from fulldeck.ownership.triggers import Form

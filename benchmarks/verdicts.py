@@ -3,7 +3,8 @@
     python benchmarks/verdicts.py [--repeats 20] [--workload digits] [--only NAME] [--add]
 
 A plugin with two instructions is made in a temporary folder: one that does nothing, and one that takes a
-tenth longer for each training step. Each is verified `--repeats` times. Right is
+tenth longer for each training step. On one thread: others would fall asleep meanwhile, and to wake them is no part
+of the tenth. Each is verified `--repeats` times. Right is
 *no difference* for the first and *hurts* for the second; *inconclusive* is counted apart. Goal: right in 18 of 20.
 Results: `benchmarks/results/verdicts.json`; `--only` measures one of the two, `--add` keeps the
 repeats that are there.
@@ -133,7 +134,8 @@ def main() -> None:
                 continue
             recipe = Path(folder) / "planted.yaml"
             recipe.write_text(
-                f"workload: {options.workload}\ninstructions:\n  - planted_delay: {{share: {share}}}\n"
+                f"workload: {options.workload}\ntrain: {{threads: 1}}\n"
+                f"instructions:\n  - planted_delay: {{share: {share}}}\n"
             )
             found = results.get(name, {}) if options.add else {}
             for _ in range(options.repeats):

@@ -140,7 +140,7 @@ class RunFolder:
         return status
 
     def decisions(self) -> dict[str, str | None] | None:
-        """Why each instruction of the plan, by label, does not act, None for those that do; None before it was written."""
+        """Why each instruction of the plan, by label, does not act (None: it does); None before that was written."""
         try:
             steps = json.loads((self.path / PLAN).read_bytes())["steps"]
         except FileNotFoundError:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import onnx
 import pytest
 
 from fulldeck.engines import why_not
@@ -99,6 +102,32 @@ def test_what_strays_too_far_is_not_taken(cli: Cli, run: Path) -> None:
         assert "100.00%" in answer.out
 
 
+def test_a_float16_file_is_made_of_the_module_in_float16(cli: Cli, run: Path) -> None:
+    chosen = cli("compile", run, "--engine", "onnxruntime", "--fp16", "--json").json["chosen"]
+    assert (chosen["name"], chosen["precision"]) == ("onnxruntime", "fp16")
+    assert chosen["bytes"] < 0.7 * (run / "artifacts" / "model.onnx").stat().st_size
+    weights = {
+        one.name: one.data_type for one in onnx.load(run / "artifacts" / "model.fp16.onnx").graph.initializer
+    }
+    assert onnx.TensorProto.FLOAT16 in weights.values()
+    Package.open(run / "package").engine()
+
+
+def test_a_full_disk_leaves_the_package_as_it_was(run: Path, tmp_path: Path) -> None:
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("no mount namespace to be had here: a small disk cannot be made")
+    before = {path.name: path.read_bytes() for path in (run / "package").iterdir()}
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    words = f"{sys.executable} -m fulldeck compile {run} --engine torch_compiled --fp32"
+    small = f"mount -t tmpfs -o size=100k tmpfs {cache} && {words}"
+    ended = subprocess.run(["unshare", "-rm", "sh", "-c", small], capture_output=True, text=True, check=False)
+    assert ended.returncode in (1, 2)
+    assert "no space left on device" in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+    assert {path.name: path.read_bytes() for path in (run / "package").iterdir()} == before
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -110,8 +139,8 @@ def test_what_strays_too_far_is_not_taken(cli: Cli, run: Path) -> None:
             "the data of the run have input of 30, which --shapes leaves out; write --shapes input=1:1:1x30",
         ),
         (
-            ["--engine", "onnxruntime", "--fp16"],
-            "no engine can be taken. onnxruntime fp16: there is no fp16 ONNX",
+            ["--engine", "onnxruntime", "--bf16"],
+            "engine onnxruntime has no bf16; it has fp32, fp16, int8",
         ),
     ],
 )

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from fulldeck.data import Data, Examples
 from fulldeck.distributed.spread_training import SpreadTraining
+from fulldeck.encoders.image import ImageEncoder
 from fulldeck.encoders.tensor import TensorEncoder
 from fulldeck.instruction import Instruction, Situation
+from fulldeck.instructions.data.auto_data_augmentation import AutoDataAugmentation
 from fulldeck.instructions.training.distributed_data_parallel import DistributedDataParallel
 from fulldeck.instructions.training.dynamic_batch_scheduler import DynamicBatchScheduler
 from fulldeck.instructions.training.early_stopping import EarlyStopping
@@ -81,6 +83,20 @@ def tokens() -> Data:
     return Data("ids", "tokens", "language_modelling", both, both, None, (), TensorEncoder((10,), "int64"))
 
 
+def images() -> Data:
+    random = np.random.default_rng(0)
+    pictures = random.integers(0, 256, (ROWS, 3, 8, 8)).astype(np.uint8)
+    targets = pictures.reshape(ROWS, 3, -1).mean(axis=2).argmax(1)
+    both = Examples(pictures, targets)
+    encoder = ImageEncoder(3, 8, 8)
+    return Data("images", "image", "classification", both, both, None, ("0", "1", "2"), encoder)
+
+
+def convolutions() -> nn.Module:
+    hidden = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU())
+    return nn.Sequential(hidden, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 3))
+
+
 @dataclass(frozen=True)
 class Case:
     """A training: its instructions, and what else it is made of."""
@@ -115,6 +131,9 @@ CASES: Mapping[str, Case] = {
     ),
     "plateau": Case((LrScheduler(kind="plateau", patience=0),), epochs=8, rate=0.3),
     "memory that runs out on one rank": Case((DynamicBatchScheduler(),), out_of_memory=True),
+    "augmentation": Case(
+        (AutoDataAugmentation(attack="none", flip=True),), data=images, network=convolutions
+    ),
     "range test": Case((LrScheduler(range_test=True),)),
 }
 
@@ -147,7 +166,7 @@ def training(case: Case, kind: str | None, folder: Path, **settings: Any) -> Tra
     if kind is not None:
         place = meeting(folder)
         spread = [KINDS[kind](init_method=place.init_method, timeout_seconds=place.timeout_seconds)]
-    for one in planned(*case.instructions, *spread):
+    for one in planned(data.kind, *case.instructions, *spread):
         loop.attach(one, one.card.name)
     if case.out_of_memory:
 
@@ -159,9 +178,9 @@ def training(case: Case, kind: str | None, folder: Path, **settings: Any) -> Tra
     return loop
 
 
-def planned(*instructions: Instruction) -> list[Instruction]:
+def planned(kind: str, *instructions: Instruction) -> list[Instruction]:
     """In the order of a plan."""
-    situation = Situation("tensor", "classification", "cpu")
+    situation = Situation(kind, "classification", "cpu")
     return list(make_plan(make_recipe("digits", instructions), situation).acting.values())
 
 

@@ -9,9 +9,9 @@ import typer
 
 from fulldeck.cli.output import Json, write_json, write_table, write_text
 from fulldeck.errors import BadInput
+from fulldeck.ownership import THRESHOLD
 
 EXAMPLE = "fulldeck fingerprint verify runs/latest --key owner.key"
-THRESHOLD = 1e-6
 
 
 def command(

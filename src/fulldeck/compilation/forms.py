@@ -24,6 +24,8 @@ CALIBRATION_ROWS = 256
 EXPORTS = frozenset({"export"})
 LOWERS = frozenset({"dtype", "artifact"})
 """What an instruction touches that makes an ONNX file, and one that makes it anew in integers."""
+HALVES = frozenset({"dtype", "modules"})
+"""What an instruction touches that lowers the module itself, so that the file exported from it has the type in it."""
 WAYS = ("mode", "backend")
 """Parameters of the latter whose values, as far as they declare them for a search, are tried each."""
 
@@ -54,8 +56,8 @@ def onnx_forms(
 ) -> tuple[list[Form], list[str]]:
     """ONNX files of the model, and why some could not be made.
 
-    `own` are files that there are already, by precision. The fp32 one, and int8 ones where they are wanted in
-    `precisions`, are made in `folder`, unless they are there from another time.
+    `own` are files that there are already, by precision. The fp32 one, and those of fp16 and int8 where they are
+    wanted in `precisions`, are made in `folder`, unless they are there from another time.
     """
     forms = [Form(precision, "", path) for precision, path in own.items()]
     notes: list[str] = []
@@ -63,6 +65,8 @@ def onnx_forms(
         for entry in _makers(EXPORTS):
             instruction, _ = entry.load().suggest(candidate.data)
             forms += _made(instruction, candidate, "fp32", "", folder, notes, tell)
+    if "fp16" in precisions and "fp16" not in own:
+        forms += _in_float16(candidate, folder, notes, tell)
     exported = next((form.path for form in forms if form.precision == "fp32"), None)
     if exported is None or "int8" not in precisions:
         return forms, notes
@@ -100,6 +104,26 @@ def _makers(touching: frozenset[str]) -> Iterator[Entry]:
     for entry in catalogue():
         if entry.stage == "inference" and touching <= set(entry.touches):
             yield entry
+
+
+def _in_float16(
+    candidate: Candidate, folder: Path, notes: list[str], tell: Callable[[str], None]
+) -> list[Form]:
+    """Exported from the module in float16, in which layers that cannot bear it stay in float32."""
+    for entry in _makers(HALVES):
+        if "float16" not in entry.parameters.get("dtype", {}).get("search", ()):
+            continue
+        try:
+            tell(entry.name)
+            lowered = entry.load()(dtype="float16").optimise(replace(candidate, folder=folder))
+        except BadInput as error:
+            notes.append(f"no fp16 ONNX file: {error}")
+            continue
+        for exporter in _makers(EXPORTS):
+            instruction, _ = exporter.load().suggest(candidate.data)
+            if forms := _made(instruction, lowered, "fp16", "", folder, notes, tell):
+                return forms
+    return []
 
 
 def _ways(entry: Entry, candidate: Candidate) -> Iterator[tuple[str, Instruction]]:

@@ -19,8 +19,8 @@ from fulldeck.evidence.statistics import LOOKS, Interval, Verdict, median_interv
 from fulldeck.recipe.recipe import Recipe
 
 BASELINE, CONTROL, TREATMENT = "baseline", "control", "treatment"
-ROUND_SECONDS = 0.1
-"""An arm's share of a round is at least about so long: shorter ones measure the clock."""
+ROUND_SECONDS = 0.2
+"""An arm's share of a round is at least about so long: in shorter ones a hiccup of the machine counts too much."""
 SLOW_ROUND_SECONDS = 2.0
 """And no longer than about so long for the slowest arm, unless a single step takes more."""
 MOST_UNITS = 200

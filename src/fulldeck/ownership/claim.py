@@ -13,9 +13,6 @@ from fulldeck.ownership.key import Key
 from fulldeck.ownership.triggers import COUNT, Form, trigger_classes, trigger_inputs
 from fulldeck.ownership.weight_mark import BITS, candidates, matching
 
-THRESHOLD = 1e-6
-"""A claim is made below it. Whoever is free to choose the key needs about a million of them to come there by luck."""
-
 Array = npt.NDArray[Any]
 
 

@@ -19,7 +19,9 @@ from fulldeck.instructions.data.auto_data_augmentation import (
     augment,
     mix,
 )
+from fulldeck.instructions.data.auto_data_augmentation.draws import Draws
 from fulldeck.instructions.data.auto_data_augmentation.operations import OPERATIONS, apply_operations
+from fulldeck.instructions.data.auto_data_augmentation.policies import augmented
 from fulldeck.instructions.data.auto_data_augmentation.strength import FoundMagnitude
 from fulldeck.training.batch import Batch, Part
 from fulldeck.training.loop import TrainingLoop
@@ -89,13 +91,32 @@ def test_a_policy_is_the_same_again_with_the_same_seed(policy: Any) -> None:
     assert not torch.equal(results[0], results[2])
 
 
+@pytest.mark.parametrize("policy", ["trivial", "rand", "augmix"])
+def test_processes_that_share_a_batch_draw_together_what_one_draws(policy: Any) -> None:
+    given, how = images(11), {"magnitude": 0.5, "operations": OPERATIONS, "chains": 2, "flip": True}
+
+    def drawn(rows: slice | None) -> tuple[Tensor, Tensor, float]:
+        torch.manual_seed(3)
+        mine = None if rows is None else torch.arange(11)[rows]
+        own = given if rows is None else given[rows]
+        chosen, draws = Draws(11, mine).some(0.6)
+        result = own.index_copy(0, chosen.nonzero()[:, 0], augmented(own[chosen], draws, policy, **how))
+        return chosen, result, float(torch.rand(()))
+
+    chosen, whole, after = drawn(None)
+    parts = [drawn(slice(0, 6)), drawn(slice(6, 11))]
+    assert torch.equal(torch.cat([part[0] for part in parts]), chosen)
+    torch.testing.assert_close(torch.cat([part[1] for part in parts]), whole)
+    assert [part[2] for part in parts] == [after, after], "all go on from the same state"
+
+
 @pytest.mark.parametrize("operation", sorted(set(OPERATIONS) - {"autocontrast", "equalize", "posterize"}))
 def test_an_operation_changes_nothing_at_strength_0_and_much_at_1(operation: Any) -> None:
     given = images(4) * 0.5 + 0.2
-    choice = torch.tensor([[0, 0, 0, -1]])
-    still = apply_operations(given, [operation], choice, torch.zeros(1, 4))
+    choice, direction = torch.tensor([[0, 0, 0, -1]]), torch.tensor([[0, 1, 0, 1]])
+    still = apply_operations(given, [operation], choice, torch.zeros(1, 4), direction)
     assert torch.allclose(still, given, atol=1e-5)
-    moved = apply_operations(given, [operation], choice, torch.ones(1, 4))
+    moved = apply_operations(given, [operation], choice, torch.ones(1, 4), direction)
     assert all((moved[row] - given[row]).abs().mean() > 0.01 for row in range(3))
     assert torch.equal(moved[3], given[3])
 
@@ -104,9 +125,10 @@ def test_geometric_operations_of_an_image_are_one_warp() -> None:
     given = torch.zeros(1, 1, 9, 9)
     given[0, 0, 4, 4] = 1
     operations: Any = ["translate_x", "translate_y"]
-    moved = apply_operations(given, operations, torch.tensor([[0], [1]]), torch.ones(2, 1))
+    choice, direction = torch.tensor([[0], [1]]), torch.tensor([[0], [1]])
+    moved = apply_operations(given, operations, choice, torch.ones(2, 1), direction)
     row, column = divmod(int(moved.argmax()), 9)
-    assert {row, column} <= {1, 7}
+    assert (row, column) == (7, 1)
     assert moved.sum() == pytest.approx(1, abs=1e-4)
 
 

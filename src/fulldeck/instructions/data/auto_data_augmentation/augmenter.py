@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from fulldeck.distributed.rank_random import drawing_from
 from fulldeck.errors import CannotAct
 from fulldeck.instructions.data.auto_data_augmentation.attack import ascend, statistics_kept
+from fulldeck.instructions.data.auto_data_augmentation.draws import Draws
 from fulldeck.instructions.data.auto_data_augmentation.mixing import mix
-from fulldeck.instructions.data.auto_data_augmentation.policies import augment
+from fulldeck.instructions.data.auto_data_augmentation.policies import augmented
 from fulldeck.instructions.data.auto_data_augmentation.split_batchnorm import SeparateStatistics
 from fulldeck.instructions.data.auto_data_augmentation.strength import FoundMagnitude
 from fulldeck.training.batch import Batch, Part, Tensors
@@ -35,6 +39,7 @@ class Augmenter:
         self.classes: int | None = None
         self.augmented = torch.zeros(0, dtype=torch.bool)
         self.figures = loop.figures()
+        loop.on("ready", self.warn)
         loop.on("batch_start", self.augment_batch)
         if settings.magnitude == "auto" and settings.policy != "none":
             self.found = FoundMagnitude(loop.device)
@@ -55,26 +60,23 @@ class Augmenter:
         images = batch.inputs if self.classes is not None else self._checked(batch.inputs)
         assert isinstance(images, Tensor)
         assert self.classes is not None
+        draws = _draws(batch)
+        magnitude = settings.magnitude if self.found is None else self.found.magnitude
+        if isinstance(magnitude, str):
+            magnitude = 0.0  # there is no policy, so nothing has it
+        how = partial(augmented, magnitude=magnitude, operations=settings.operations, chains=settings.chains)
         if settings.flip:
-            images = augment(images, "none", flip=True)
+            images = how(images, draws, "none", flip=True)
         if settings.policy != "none":
-            chosen = torch.rand(len(images)) < settings.share
+            chosen, of_chosen = draws.some(settings.share)
             rows = chosen.nonzero()[:, 0].to(images.device, non_blocking=True)
-            magnitude = settings.magnitude if self.found is None else self.found.magnitude
-            assert not isinstance(magnitude, str)
-            changed = augment(
-                images.index_select(0, rows),
-                settings.policy,
-                magnitude=magnitude,
-                operations=settings.operations,
-                chains=settings.chains,
-            )
-            images = images.index_copy(0, rows, changed)
+            images = images.index_copy(0, rows, how(images.index_select(0, rows), of_chosen, settings.policy))
             self.augmented = chosen.to(images.device, non_blocking=True)
         if settings.mix != "none":
-            images, batch.targets = mix(
-                images, batch.targets, self.classes, settings.mix, alpha=settings.mix_alpha
-            )
+            with self._drawing_alone():
+                images, batch.targets = mix(
+                    images, batch.targets, self.classes, settings.mix, alpha=settings.mix_alpha
+                )
         batch.inputs = images
 
     def attack_part(self, part: Part) -> None:
@@ -96,7 +98,7 @@ class Augmenter:
             self.routes.route(count, count)
         steps = settings.attack_steps if settings.attack == "pgd" else 1
         auxiliary = () if self.routes is None else (self.routes.auxiliary,)
-        with statistics_kept(loop.model, *auxiliary):
+        with self._drawing_alone(part.start), statistics_kept(loop.model, *auxiliary):
             moved = ascend(part.inputs[:count], loss_of, epsilon=settings.epsilon, steps=steps)
         part.inputs = torch.cat([moved, part.inputs[count:]])
         if self.routes is not None:
@@ -105,6 +107,8 @@ class Augmenter:
     def follow(self, part: Part) -> None:
         """Let the magnitude follow how many of the part's augmented samples are right."""
         assert self.found is not None
+        if part.share == 0:
+            return  # its rows are another process's
         count = self._adversarial(part) if self.settings.attack != "none" else 0
         augmented = self.augmented[part.start + count : part.start + len(part.targets)]
         self.found.observe(part.outputs[count:], part.targets[count:], augmented)
@@ -114,6 +118,25 @@ class Augmenter:
         assert self.found is not None
         metrics["augmentation_magnitude"] = float(self.found.magnitude)
         self.figures["magnitude"] = {"after": float(self.found.magnitude)}
+
+    def warn(self) -> None:
+        """Say what several processes do not do as one would: what takes other rows of the batch, or counts them."""
+        settings = self.settings
+        differ = {
+            "images are mixed with others of each process's rows": settings.mix != "none",
+            "of each process's rows the first ones are attacked": settings.attack != "none",
+        }
+        if self.loop.ranks.world_size > 1 and (said := [words for words, holds in differ.items() if holds]):
+            self.loop.notes.append(
+                f"auto_data_augmentation: not exactly the training of one process: {', '.join(said)}"
+            )
+
+    def _drawing_alone(self, *numbers: int) -> AbstractContextManager[None]:
+        """Within it, what depends on this process's rows is drawn apart, so that all go on from the same state."""
+        ranks = self.loop.ranks
+        if ranks.world_size == 1:
+            return nullcontext()
+        return drawing_from(self.loop.device, self.loop.seed, ranks.rank, self.loop.step, *numbers)
 
     def _adversarial(self, part: Part) -> int:
         return round(self.settings.adversarial_share * len(part.targets))
@@ -137,6 +160,13 @@ class Augmenter:
                 "write mix: none and a magnitude between 0 and 1"
             )
         return inputs
+
+
+def _draws(batch: Batch) -> Draws:
+    own = len(batch.targets)
+    if batch.whole is None:
+        return Draws(own)
+    return Draws(len(batch.whole), torch.arange(batch.first, batch.first + own))
 
 
 def _separate(loop: TrainingLoop) -> SeparateStatistics:

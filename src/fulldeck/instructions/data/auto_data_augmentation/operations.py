@@ -40,17 +40,17 @@ _TRANSLATION = 1 / 3
 
 
 def apply_operations(
-    images: Tensor, operations: Sequence[Operation], choice: Tensor, strength: Tensor
+    images: Tensor, operations: Sequence[Operation], choice: Tensor, strength: Tensor, direction: Tensor
 ) -> Tensor:
     """Apply to image i `operations[choice[s, i]]` at `strength[s, i]`, for each of S steps.
 
     `images` is N x C x H x W float in 0..1 and `strength` S x N in 0..1, on the same device; `choice` is
     S x N int64 on the CPU, so that choosing never waits for an accelerator; a negative choice does nothing.
-    All of an image's geometric operations come first, as one warp, which fills with black. The direction
-    of what has two is drawn from torch's global generator. Returns a new tensor of the same shape, in 0..1.
+    All of an image's geometric operations come first, as one warp, which fills with black. Operations that have
+    two directions go the one way where `direction`, S x N on the CPU, is 0, and the other where it is 1.
+    Returns a new tensor of the same shape, in 0..1.
     """
-    direction = torch.randint(2, choice.shape) * 2 - 1
-    signed = strength * direction.to(images.device, non_blocking=True)
+    signed = strength * (2 * direction - 1).to(images.device, non_blocking=True)
     changed = _warp(images, operations, choice, signed)
     for index, name in enumerate(operations):
         operate = _POINTWISE.get(name)

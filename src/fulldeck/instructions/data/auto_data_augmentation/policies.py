@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fulldeck.instructions.data.auto_data_augmentation.draws import Draws
 from fulldeck.instructions.data.auto_data_augmentation.operations import (
     AUGMIX_OPERATIONS,
     Operation,
@@ -41,36 +42,57 @@ def augment(
       other and with the image (Hendrycks et al. 2019, arXiv:1912.02781; its severity 3 is magnitude 0.3).
       Without the paper's consistency loss, which makes a step three times as long.
     """
-    count = len(images)
+    return augmented(
+        images,
+        Draws(len(images)),
+        policy,
+        magnitude=magnitude,
+        operations=operations,
+        chains=chains,
+        flip=flip,
+    )
+
+
+def augmented(
+    images: Tensor,
+    draws: Draws,
+    policy: Policy,
+    *,
+    magnitude: float | Tensor,
+    operations: Sequence[Operation],
+    chains: int,
+    flip: bool = False,
+) -> Tensor:
+    """The same with what `draws` draws for the images."""
     if flip:
-        rows = (torch.rand(count) < 0.5).nonzero()[:, 0].to(images.device, non_blocking=True)
+        rows = (draws.uniform() < 0.5).nonzero()[:, 0].to(images.device, non_blocking=True)
         images = images.index_copy(0, rows, images.index_select(0, rows).flip(-1))
-    if policy == "none" or not operations or count == 0:
+    if policy == "none" or not operations or draws.total == 0:
         return images
+    if policy == "augmix":
+        return _augmix(images, draws, magnitude, operations, chains)
     if policy == "trivial":
-        choice = torch.randint(-1, len(operations), (1, count))
-        return apply_operations(images, operations, choice, _uniform(images, 1, count) * magnitude)
-    if policy == "rand":
-        choice = torch.randint(len(operations), (_RAND_OPERATIONS, count))
-        strength = images.new_ones(_RAND_OPERATIONS, count) * magnitude
-        return apply_operations(images, operations, choice, strength)
-    return _augmix(images, magnitude, operations, chains)
+        choice = draws.integers(-1, len(operations), 1)
+        strength = _uniform(draws, images, 1) * magnitude
+    else:
+        choice = draws.integers(0, len(operations), _RAND_OPERATIONS)
+        strength = images.new_ones(_RAND_OPERATIONS, len(images)) * magnitude
+    return apply_operations(images, operations, choice, strength, draws.integers(0, 2, len(choice)))
 
 
 def _augmix(
-    images: Tensor, magnitude: float | Tensor, operations: Sequence[Operation], chains: int
+    images: Tensor, draws: Draws, magnitude: float | Tensor, operations: Sequence[Operation], chains: int
 ) -> Tensor:
-    count = len(images)
-    shape = (_LONGEST_CHAIN, chains * count)
-    lengths = torch.randint(1, _LONGEST_CHAIN + 1, shape[1:])
-    choice = torch.randint(len(operations), shape)
+    lengths = draws.integers(1, _LONGEST_CHAIN + 1, chains).flatten()
+    choice = draws.integers(0, len(operations), _LONGEST_CHAIN, chains).flatten(1)
     choice[torch.arange(_LONGEST_CHAIN)[:, None] >= lengths] = -1
-    strength = _uniform(images, *shape) * magnitude
-    chained = apply_operations(images.repeat(chains, 1, 1, 1), operations, choice, strength)
-    weights = torch.distributions.Dirichlet(torch.ones(chains)).sample((count,)).T.to(images)
+    strength = _uniform(draws, images, _LONGEST_CHAIN, chains).flatten(1) * magnitude
+    direction = draws.integers(0, 2, _LONGEST_CHAIN, chains).flatten(1)
+    chained = apply_operations(images.repeat(chains, 1, 1, 1), operations, choice, strength, direction)
+    weights = draws.shares(chains).to(images)
     mixed = torch.einsum("knchw,kn->nchw", chained.view(chains, *images.shape), weights)
-    return torch.lerp(images, mixed, _uniform(images, count, 1, 1, 1))
+    return torch.lerp(images, mixed, _uniform(draws, images).view(-1, 1, 1, 1))
 
 
-def _uniform(images: Tensor, *shape: int) -> Tensor:
-    return torch.rand(shape, device=images.device, dtype=images.dtype)
+def _uniform(draws: Draws, images: Tensor, *leading: int) -> Tensor:
+    return draws.uniform(*leading, device=images.device, dtype=images.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fulldeck.instructions.extensions.model_fingerprinting.mark import Mark
-from fulldeck.ownership.claim import THRESHOLD
+from fulldeck.ownership import THRESHOLD
 from fulldeck.ownership.key import Key
 from fulldeck.training.batch import Batch
 from fulldeck.training.hooks import Handler
