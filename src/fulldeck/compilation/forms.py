@@ -115,7 +115,7 @@ def _in_float16(
             continue
         try:
             tell(entry.name)
-            lowered = entry.load()(dtype="float16").optimise(replace(candidate, folder=folder))
+            lowered = entry.load()().replace(dtype="float16").optimise(replace(candidate, folder=folder))
         except BadInput as error:
             notes.append(f"no fp16 ONNX file: {error}")
             continue
