@@ -1,12 +1,13 @@
 """Requests a second and latency of fulldeck's server beside LitServe's and plain FastAPI, with one ONNX model.
 
-    python benchmarks/serving.py tiny|digits|wide|convolution [--bound-ms 50] [--rounds 3] [--seconds 3] [--binary]
+    python benchmarks/serving.py tiny|digits|wide|convolution [--rounds 3] [--seconds 3] [--binary] [--workers 1]
 
 In every round, in random order: a closed loop with 64 connections (the most that a server answers), then,
 with Poisson arrivals over 256 connections, the highest rate at which the 99th percentile of latency stays
 within the bound and every request is answered. Servers that are not being measured are stopped (SIGSTOP).
-All have one engine process with equal threads. With --binary fulldeck and FastAPI get the tensor's bytes, LitServe
-(whose bodies are JSON) gets them as base64. Writes benchmarks/results/serving-MODEL.json.
+All have equally many engine processes with equal threads (`--workers`; FastAPI calls its session from as many threads).
+With --binary fulldeck and FastAPI get the tensor's bytes, LitServe (whose bodies are JSON) gets them as base64. Writes
+benchmarks/results/serving-MODEL.json.
 
 Needs `pip install -c constraints.txt --group bench`.
 """
@@ -47,7 +48,7 @@ from fulldeck.package import Package
 from fulldeck.serving import serve
 package = Package.open(Path(sys.argv[1]))
 serve(package.folder, port=int(sys.argv[2]),
-      serving=package.service.serving.replace(workers=1, threads=int(sys.argv[3]), queue=1024))
+      serving=package.service.serving.replace(workers=int(sys.argv[4]), threads=int(sys.argv[3]), queue=1024))
 """
 
 
@@ -180,25 +181,25 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_all(package: Package, alone: Package, threads: int, only: list[str]) -> list[Server]:
+def start_all(package: Package, alone: Package, options: argparse.Namespace) -> list[Server]:
     """The servers; `alone` is the same package that joins no requests."""
     model = str(package.folder / package.model("onnxruntime").path)
     lit = [sys.executable, str(HERE / "serving_peers" / "litserve_server.py"), model]
     fast = [sys.executable, str(HERE / "serving_peers" / "fastapi_server.py"), model]
     own = [sys.executable, "-c", FULLDECK]
     ports = [str(free_port()) for _ in range(5)]
-    path, number = path_of(package), str(threads)
+    path, number, workers = path_of(package), str(options.threads), str(options.workers)
     commands = {
-        "fulldeck": [*own, str(package.folder), ports[0], number],
-        "fulldeck, one by one": [*own, str(alone.folder), ports[1], number],
-        "litserve": [*lit, ports[2], path, number, "1"],
-        "litserve, batches of 64": [*lit, ports[3], path, number, "64"],
-        "fastapi": [*fast, ports[4], path, number],
+        "fulldeck": [*own, str(package.folder), ports[0], number, workers],
+        "fulldeck, one by one": [*own, str(alone.folder), ports[1], number, workers],
+        "litserve": [*lit, ports[2], path, number, "1", workers],
+        "litserve, batches of 64": [*lit, ports[3], path, number, "64", workers],
+        "fastapi": [*fast, ports[4], path, number, workers],
     }
     return [
         Server(name, command, int(port))
         for (name, command), port in zip(commands.items(), ports, strict=True)
-        if not only or name in only
+        if not options.only or name in options.only
     ]
 
 
@@ -241,6 +242,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of each engine process")
+    parser.add_argument("--workers", type=int, default=1, help="engine processes of each server")
     parser.add_argument("--only", action="append", default=[], help="a server's name; several times")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -254,7 +256,7 @@ def main() -> None:
 def compare(package: Package, alone: Package, options: argparse.Namespace) -> None:
     """Start all servers, check that they answer alike, measure, and write what was found."""
     requests = bodies(package, binary=options.binary)
-    servers = start_all(package, alone, options.threads, options.only)
+    servers = start_all(package, alone, options)
     try:
         answers = [
             server.wait_for(requests[server.name.partition(",")[0]][0])["outputs"][0]["data"]
@@ -297,13 +299,15 @@ def compare(package: Package, alone: Package, options: argparse.Namespace) -> No
         "binary": options.binary,
         "bound_ms": options.bound_ms,
         "threads": options.threads,
+        "workers": options.workers,
         "summary": summary,
         "rounds": results,
     }
     loads = [one["load_average"] for rounds in results.values() for one in rounds]
     if median(loads) > 2 * (os.cpu_count() or 1):
         content["note"] = BUSY
-    name = f"serving-{options.model}{'-binary' if options.binary else ''}.json"
+    kind = ("-binary" if options.binary else "") + (f"-{options.workers}" if options.workers > 1 else "")
+    name = f"serving-{options.model}{kind}.json"
     write_json(options.out or RESULTS / name, content)
 
 

@@ -1,9 +1,10 @@
 """The packaged ONNX model behind plain FastAPI on uvicorn, as a first version is written; until it is killed.
 
-    python fastapi_server.py MODEL.onnx PORT PATH THREADS
+    python fastapi_server.py MODEL.onnx PORT PATH THREADS WORKERS
 
 Takes the same JSON body as the Open Inference Protocol, or the tensor's bytes as application/octet-stream with its
-shape in a header, and answers the same outputs, without checking anything.
+shape in a header, and answers the same outputs, without checking anything. The session is called from a thread pool, at
+most WORKERS times at once: what is engine processes elsewhere.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import anyio
 import numpy as np
 import onnxruntime
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.concurrency import run_in_threadpool
 
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = int(sys.argv[4])
 options.add_session_config_entry("session.intra_op.allow_spinning", "0")
 session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
 name = session.get_inputs()[0].name
+at_once = anyio.CapacityLimiter(int(sys.argv[5]))
 app = FastAPI()
 
 
@@ -33,7 +35,8 @@ async def infer(request: Request) -> dict[str, Any]:
     else:
         tensor = (await request.json())["inputs"][0]
         inputs = np.array(tensor["data"], np.float32).reshape(tensor["shape"])
-    output = (await run_in_threadpool(session.run, None, {name: inputs}))[0]
+    outputs = await anyio.to_thread.run_sync(session.run, None, {name: inputs}, limiter=at_once)
+    output = outputs[0]
     data = {
         "name": "output",
         "datatype": "FP32",

@@ -1,6 +1,6 @@
 """The packaged ONNX model behind LitServe, as its documentation recommends; serves until it is killed.
 
-    python litserve_server.py MODEL.onnx PORT PATH THREADS BATCH
+    python litserve_server.py MODEL.onnx PORT PATH THREADS BATCH WORKERS
 
 Takes the same JSON body as the Open Inference Protocol, or one with the tensor's bytes as base64 in it, and answers the
 same outputs, without checking anything. BATCH 1 leaves batching off, as is LitServe's default.
@@ -58,7 +58,7 @@ if __name__ == "__main__":
         api = JoiningModel(max_batch_size=batch, batch_timeout=0.002, api_path=sys.argv[3])
     else:
         api = Model(api_path=sys.argv[3])
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, fast_queue=True)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=int(sys.argv[6]), fast_queue=True)
     server.run(
         "127.0.0.1",
         int(sys.argv[2]),
