@@ -8,10 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from fulldeck.errors import BadInput
 from fulldeck.instruction import Instruction, Situation
 from fulldeck.instructions.training.distributed_data_parallel import DistributedDataParallel
+from fulldeck.instructions.training.distributed_data_parallel.synchronised_statistics import (
+    synchronise_statistics,
+)
 from fulldeck.instructions.training.fully_sharded_training import FullyShardedTraining
 from fulldeck.planner import make_plan
 from fulldeck.recipe.reader import read_recipe
@@ -50,6 +55,23 @@ def test_it_excludes_sharding() -> None:
 def test_what_this_machine_cannot_do_is_refused_in_the_plan(instruction: Instruction, words: str) -> None:
     with pytest.raises(BadInput, match=words):
         make_plan(make_recipe("digits", [instruction]), CPU)
+
+
+def test_statistics_of_all_processes_are_put_into_the_model_and_taken_out_again() -> None:
+    """What SyncBatchNorm computes is torch's, and needs a GPU; this is what goes on around it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()), nn.BatchNorm2d(4))
+    plain, images = [model[1][0], model[2]], torch.randn(5, 1, 8, 8)
+    names = list(model.state_dict())
+    undo = synchronise_statistics(model)
+    assert [type(one) for one in (model[1][0], model[2])] == [nn.SyncBatchNorm] * 2
+    assert list(model.state_dict()) == names
+    assert model[1][0].weight is plain[0].weight
+    synchronised = model.eval()(images)
+    undo()
+    assert [model[1][0], model[2]] == plain
+    assert not model[2].training
+    assert torch.equal(model(images), synchronised)
 
 
 def test_a_job_that_is_started_anew_finds_its_run(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ in parts, gradients are exchanged once. What waiting for the exchange costs a st
     fulldeck run recipe.yaml --nproc 2                                  two processes on this machine
     torchrun --nnodes 4 --nproc-per-node 8 ... -m fulldeck run recipe.yaml   on many, elastic
 
-Three things are not the same as in one process: batch-norm takes its statistics from each share (the running ones are
-averaged), dropout draws other masks, and compression rounds gradients. Runs in which that happens say so.
+Three things are not the same as in one process: on a CPU batch-norm takes its statistics from each share (the running
+ones are averaged; GPUs take those of all rows), dropout draws other masks, and compression rounds gradients. Runs in
+which that happens say so.
 
 Use when: a step takes long, and there are several GPUs or machines; on one machine without GPUs it gains nothing
 over threads.
@@ -97,6 +98,9 @@ class DistributedDataParallel(SpreadTraining):
         "last",
         doc="Of a batch that is computed in parts: gradients are exchanged once, with the last part; every is what DDP "
         "does by itself.",
+    )
+    sync_batch_norm: bool = param(
+        True, doc="On GPUs batch-norm takes its statistics from the rows of all processes (SyncBatchNorm)."
     )
     compression: Compression = param(
         "none",

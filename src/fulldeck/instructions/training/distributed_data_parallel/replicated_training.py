@@ -14,6 +14,9 @@ from torch.nn.modules.dropout import _DropoutNd
 from fulldeck.distributed.straggler import straggler
 from fulldeck.errors import RunFailed
 from fulldeck.instructions.training.distributed_data_parallel.exchange import Replicas, Whole, replicate
+from fulldeck.instructions.training.distributed_data_parallel.synchronised_statistics import (
+    synchronise_statistics,
+)
 from fulldeck.training.batch_norm import running_statistics
 from fulldeck.training.step_clock import BACKWARD, COMMUNICATION, PHASES
 
@@ -34,6 +37,10 @@ class ReplicatedTraining:
         self.loop = loop
         self.replicas: Replicas | None = None
         self.held = False
+        self.statistics: list[torch.Tensor] = []
+        """Running statistics that each rank gathers from its own rows."""
+        self.separate: Callable[[], None] = lambda: None
+        """Puts batch-norms back that have statistics of all ranks."""
         self.figures = loop.figures()
         self.seconds = [0.0] * len(PHASES)
         self.steps = 0
@@ -42,7 +49,11 @@ class ReplicatedTraining:
         """Put DDP around the model and its companions; rank 0's weights are those of all from here on."""
         own = self.instruction
         self.replicas = None  # the hooks of one before this must be gone
-        self.statistics = list(running_statistics(model).values())
+        self.separate()
+        if own.sync_batch_norm and self.loop.device.type != "cpu":
+            self.separate = synchronise_statistics(model)
+        else:
+            self.statistics = list(running_statistics(model).values())
         if not any(parameter.requires_grad for parameter in self.loop.parameters()):
             return model
         self.replicas = replicate(
@@ -124,7 +135,7 @@ class ReplicatedTraining:
         compression = self.instruction.compression
         differ = {
             "batch-norm takes its statistics from each process's rows": any(
-                issubclass(kind, _BatchNorm) for kind in kinds
+                issubclass(kind, _BatchNorm) and not issubclass(kind, nn.SyncBatchNorm) for kind in kinds
             ),
             "dropout draws other masks": any(issubclass(kind, _DropoutNd) for kind in kinds),
             f"gradients are exchanged in {compression}": compression != "none",
@@ -136,6 +147,7 @@ class ReplicatedTraining:
 
     def release(self) -> None:
         """The model is on its own again."""
+        self.separate()
         self.loop.module = self.loop.model
         self.replicas = None
 
