@@ -23,8 +23,9 @@ test: check  ## All checks and tests (under 15 minutes)
 test-slow: $(READY)  ## The tests that take long
 	$(BIN)/pytest -n 2 -m slow
 
-test-services: $(READY)  ## The alert chain on a real Prometheus and Alertmanager, which it installs from Debian
+test-services: $(READY)  ## The alert chain on a real Prometheus and Alertmanager, and Ray, all of which it installs
 	tests/monitoring/install_services.sh
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[ray]"
 	$(BIN)/pytest -m services
 
 check: $(READY)  ## Lint, format, types, import rules, generated files (under a minute)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -57,6 +57,12 @@ def command(
     deadline_ms: Annotated[
         int | None, typer.Option(help="Most milliseconds of a request; left out: as packaged.")
     ] = None,
+    on: Annotated[
+        Literal["local", "ray"],
+        typer.Option(
+            help="Engines in processes here, or on a cluster of Ray (RAY_ADDRESS, or one started here)."
+        ),
+    ] = "local",
     public_key: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Serve only what was signed with the private key of this one."),
@@ -118,5 +124,6 @@ def command(
         serving=serving,
         scaling=scaling,
         public_key=public_key,
+        on=on,
         on_ready=ready,
     )

@@ -9,10 +9,10 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import uvloop
 
@@ -22,18 +22,22 @@ from fulldeck.package import Package
 from fulldeck.package.signing import verify_signature
 from fulldeck.service import Serving
 from fulldeck.serving.app import App
+from fulldeck.serving.engine_worker import EngineWorker
 from fulldeck.serving.http import HttpServer
 from fulldeck.serving.metrics import ServerMetrics
 from fulldeck.serving.repository import add_repository
 from fulldeck.serving.served import Served
 from fulldeck.serving.showing import show
-from fulldeck.serving.version import Version
+from fulldeck.serving.version import Version, threads_each
 from fulldeck.serving.watching import traffic, watch
+from fulldeck.serving.worker_process import WorkerProcess
 
 TOKEN = "FULLDECK_TOKEN"
 """Environment variable with the token that clients must send; mandatory off loopback."""
 ADMIN_TOKEN = "FULLDECK_ADMIN_TOKEN"
 """Environment variable with the token of who may load and unload the model; without it nobody may."""
+On = Literal["local", "ray"]
+"""Where engines run."""
 MAX_CONNECTIONS = 8192
 RESERVED_DESCRIPTORS = 64
 """Descriptors that are not left to connections: files, engine processes."""
@@ -56,6 +60,7 @@ def serve(
     serving: Serving | None = None,
     scaling: Scaling | None = None,
     public_key: Path | None = None,
+    on: On = "local",
     on_ready: Callable[[Addresses], None] | None = None,
 ) -> None:
     """Serve the package in `folder` until SIGINT or SIGTERM; must run in the main thread.
@@ -66,11 +71,14 @@ def serve(
     finish, a second one does not. No process is left when this returns. SIGHUP loads the package that is in
     `folder` by then, without a request lost.
 
+    `on` says where the engines run: in child processes of this one, or in actors of a cluster of Ray, which must see
+    `folder` at the same place (see `fulldeck.serving.ray_worker`).
+
     With `public_key` no package is served that was not signed with its private key.
 
     Raises BadInput for a package that is none or was changed, a port that is taken, a host off loopback
-    without a token in FULLDECK_TOKEN, and gRPC without its extra; RunFailed if the engine dies while it loads
-    the model.
+    without a token in FULLDECK_TOKEN, and gRPC or Ray without its extra; RunFailed if the engine dies while it loads
+    the model, or there is no cluster.
     """
 
     def read() -> Package:
@@ -88,17 +96,22 @@ def serve(
         )
     if scaling is None and CARRIED in package.service.carried:
         scaling = Scaling(**package.service.carried[CARRIED])
+    own = serving or package.service.serving
     with (
+        _engines(on, own, _most(own, scaling)) as make,
         listening(host, port) as listener,
         contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        runner.run(_serve(package, read, listener, (host, grpc_port), serving, scaling, token, on_ready))
+        runner.run(
+            _serve(package, read, make, listener, (host, grpc_port), serving, scaling, token, on_ready)
+        )
 
 
 async def _serve(
     package: Package,
     read: Callable[[], Package],
+    make: Callable[..., EngineWorker],
     listener: socket.socket,
     grpc_place: tuple[str, int | None],
     given: Serving | None,
@@ -109,11 +122,13 @@ async def _serve(
     loop = asyncio.get_running_loop()
     serving = given or package.service.serving
     metrics = ServerMetrics(package.service.model)
-    most = serving.workers if scaling is None else scaling.max_replicas
+    most = _most(serving, scaling)
 
     def version(package: Package, replicas: int) -> Version:
         own = given or package.service.serving
-        return Version(package, own, metrics, replicas=replicas, most=most, changed=served.load_soon)
+        return Version(
+            package, own, metrics, replicas=replicas, most=most, changed=served.load_soon, make=make
+        )
 
     served = Served(
         package,
@@ -165,6 +180,23 @@ async def _serve(
         for task in background:
             task.cancel()
         await served.stop()
+
+
+@contextlib.contextmanager
+def _engines(on: On, serving: Serving, most: int) -> Iterator[Callable[..., EngineWorker]]:
+    """What makes an engine there."""
+    if on == "local":
+        yield WorkerProcess
+        return
+    from fulldeck.serving.ray_worker import RayWorker, cluster
+
+    with cluster(most * threads_each(serving, most)):
+        yield RayWorker
+
+
+def _most(serving: Serving, scaling: Scaling | None) -> int:
+    """Engine processes at most."""
+    return serving.workers if scaling is None else scaling.max_replicas
 
 
 def is_loopback(host: str) -> bool:

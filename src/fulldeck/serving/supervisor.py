@@ -8,9 +8,9 @@ from collections.abc import Callable
 from fulldeck.errors import BadInput, RunFailed
 from fulldeck.logs import tree
 from fulldeck.package import Package
+from fulldeck.serving.engine_worker import EngineWorker
 from fulldeck.serving.metrics import ServerMetrics
 from fulldeck.serving.queue import JobQueue
-from fulldeck.serving.worker_process import WorkerProcess
 
 LOAD_SECONDS = 300.0
 """Time in which an engine process must have loaded its model."""
@@ -30,7 +30,8 @@ class Supervisor:
     """Runs `workers` engine processes, gives them batches from `queue`, replaces those that die or hang.
 
     One that has been at a batch for more than `stall` seconds, and longer than it should take, is hung. Where
-    one ended and the package in its folder is another by now, `changed` is called, and it is not replaced.
+    one ended and the package in its folder is another by now, `changed` is called, and it is not replaced. `make`
+    makes an engine of what `fulldeck.serving.worker_process.WorkerProcess` takes.
     """
 
     def __init__(
@@ -44,18 +45,20 @@ class Supervisor:
         threads: int,
         stall: float,
         changed: Callable[[], object],
+        make: Callable[..., EngineWorker],
     ) -> None:
         self._package = package
+        self._make = make
         self._changed = changed
         self._queue = queue
         self._metrics = metrics
         self._engine = engine
         self.threads = threads
         self._stall = stall
-        self._slots: list[WorkerProcess | None] = [None] * workers
+        self._slots: list[EngineWorker | None] = [None] * workers
         self._keepers: list[asyncio.Task[None]] = []
         self._watchers: list[asyncio.Task[None]] = []
-        self._leaving: dict[asyncio.Task[None], WorkerProcess] = {}
+        self._leaving: dict[asyncio.Task[None], EngineWorker] = {}
         self._scheduled = False
         self._busy = 0.0
         self.restarts = 0
@@ -80,8 +83,8 @@ class Supervisor:
 
     @property
     def processes(self) -> list[int]:
-        """Process numbers of all engine processes."""
-        return [worker.process.pid for worker in self._workers()]
+        """Process numbers of all engine processes on this machine."""
+        return [worker.pid for worker in self._workers() if worker.pid is not None]
 
     def busy_seconds(self) -> float:
         """Time that engine processes have spent on batches so far, together."""
@@ -134,15 +137,15 @@ class Supervisor:
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(worker.stop(PATIENCE_SECONDS) for worker in workers))
 
-    def _workers(self) -> list[WorkerProcess]:
+    def _workers(self) -> list[EngineWorker]:
         return [worker for worker in (*self._slots, *self._leaving.values()) if worker is not None]
 
     async def _start(self, slot: int) -> None:
-        worker = WorkerProcess(
+        worker = self._make(
             self._package.folder,
             self._engine,
             self.threads,
-            queue=self._queue,
+            self._queue,
             idle=self._hand_out,
             done=self._worked,
         )
@@ -169,9 +172,9 @@ class Supervisor:
             await worker.gone.wait()
             await worker.stop(PATIENCE_SECONDS)
             log.warning(
-                "engine process %d ended (%s); starting another",
-                worker.process.pid,
-                worker.process.returncode,
+                "engine process %s ended (%s); starting another",
+                worker.pid or "elsewhere",
+                worker.ending,
             )
             self.restarts += 1
             await self._start_again(slot)
@@ -193,7 +196,7 @@ class Supervisor:
             return False
         return True
 
-    async def _leave(self, worker: WorkerProcess) -> None:
+    async def _leave(self, worker: EngineWorker) -> None:
         """Let a process finish its batch, then end it."""
         while worker.ready and not worker.free:
             await asyncio.sleep(LOOK_SECONDS)
@@ -226,8 +229,8 @@ class Supervisor:
             for worker in self._workers():
                 if worker.hung(self._stall):
                     log.warning(
-                        "engine process %d hangs: %.1f s at one batch",
-                        worker.process.pid,
+                        "engine process %s hangs: %.1f s at one batch",
+                        worker.pid or "elsewhere",
                         worker.working_seconds,
                     )
                     worker.kill()

@@ -8,19 +8,21 @@ from fulldeck.monitoring.devices import cores
 from fulldeck.package import Package
 from fulldeck.service import Batching, Limits, Serving
 from fulldeck.serving.batch_times import BatchTimes
+from fulldeck.serving.engine_worker import EngineWorker
 from fulldeck.serving.metrics import ServerMetrics
 from fulldeck.serving.predict import Prediction
 from fulldeck.serving.protocol import InferenceCodec
 from fulldeck.serving.queue import JobQueue
 from fulldeck.serving.rate_limit import RateLimit
 from fulldeck.serving.supervisor import Supervisor
+from fulldeck.serving.worker_process import WorkerProcess
 
 
 class Version:
     """All that belongs to one package, so that a request never meets another package's model.
 
     `replicas` engine processes are started, and never more than `most`. `changed` is called when the package
-    was replaced in its folder.
+    was replaced in its folder. `make` makes an engine of what `WorkerProcess` takes.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Version:
         replicas: int,
         most: int,
         changed: Callable[[], object],
+        make: Callable[..., EngineWorker] = WorkerProcess,
     ) -> None:
         self.package = package
         service = package.service
@@ -56,9 +59,10 @@ class Version:
             metrics,
             workers=replicas,
             engine=serving.engine,
-            threads=serving.threads or max(1, cores() // most),
+            threads=threads_each(serving, most),
             stall=serving.stall_ms / 1000,
             changed=changed,
+            make=make,
         )
 
     async def retire(self) -> None:
@@ -70,3 +74,8 @@ class Version:
         """End at once."""
         self.prediction.close()
         await self.supervisor.stop()
+
+
+def threads_each(serving: Serving, most: int) -> int:
+    """Threads of each of at most so many engines: as said, or their share of this machine's cores."""
+    return serving.threads or max(1, cores() // most)

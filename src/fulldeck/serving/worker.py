@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -65,18 +66,24 @@ def answer(
     connection.sendall(pack({}, outbox, ready=True, sizes=sizes))
     for header, payload in frames(connection):
         facts, inputs = unpack(header, payload, inbox)
-        begun = perf_counter()
-        try:
-            outputs = filled_up(loaded.run, inputs, facts["size"]) if "size" in facts else loaded.run(inputs)
-        except BadInput as error:
-            frame = pack({}, outbox, error=str(error), bad_input=True)
-        except Exception as error:  # whatever an engine raises is this batch's answer, not the worker's end
-            traceback.print_exc()
-            frame = pack({}, outbox, error=f"{type(error).__name__}: {error}", bad_input=False)
-        else:
-            seconds = perf_counter() - begun
-            frame = pack({name: [array] for name, array in outputs.items()}, outbox, seconds=seconds)
-        connection.sendall(frame)
+        facts, outputs = answered(loaded.run, inputs, facts.get("size", 0))
+        connection.sendall(pack({name: [array] for name, array in outputs.items()}, outbox, **facts))
+
+
+def answered(
+    run: Callable[[Tensors], Mapping[str, Array]], inputs: Tensors, size: int
+) -> tuple[dict[str, Any], Tensors]:
+    """What `run` makes of `inputs`, as a batch of `size` rows where that is more; with its seconds, or its error."""
+    begun = perf_counter()
+    try:
+        rows = len(next(iter(inputs.values())))
+        outputs = filled_up(run, inputs, size) if size > rows else dict(run(inputs))
+    except BadInput as error:
+        return {"error": str(error), "bad_input": True}, {}
+    except Exception as error:  # whatever an engine raises is this batch's answer, not the worker's end
+        traceback.print_exc()
+        return {"error": f"{type(error).__name__}: {error}", "bad_input": False}, {}
+    return {"seconds": perf_counter() - begun}, outputs
 
 
 def filled_up(run: Callable[[Tensors], Mapping[str, Array]], inputs: Tensors, size: int) -> Tensors:
