@@ -2,10 +2,10 @@
 
     python benchmarks/verdicts.py [--repeats 20] [--workload digits] [--only NAME] [--add]
 
-A plugin with two instructions is made in a temporary folder: one that does nothing, and one that takes a
-tenth longer for each training step. On one thread: others would fall asleep meanwhile, and to wake them is no part
-of the tenth. Each is verified `--repeats` times. Right is
-*no difference* for the first and *hurts* for the second; *inconclusive* is counted apart. Goal: right in 18 of 20.
+A plugin with two instructions is made in a temporary folder: one that does nothing, and one that makes the forward
+and backward passes of each step a tenth longer. All on one thread: others would fall asleep meanwhile, and to wake
+them is no part of the tenth. Each is verified `--repeats` times. Right is *no difference* for the first and *hurts*
+for the second; *inconclusive* is counted apart. Goal: right in 18 of 20.
 Results: `benchmarks/results/verdicts.json`; `--only` measures one of the two, `--add` keeps the
 repeats that are there.
 
@@ -47,26 +47,21 @@ from fulldeck.instruction import Evidence, Instruction, instruction, param
 
 @instruction(190, stage="training", evidence=Evidence(workload="{workload}", metric="step_time", expect="<= 1.03x"))
 class PlantedDelay(Instruction):
-    """Burn processor time after each step, as a share of what it took."""
+    """Burn processor time in each step, as a share of what its forward and backward passes took."""
 
     share: float = param(0.0, ge=0, doc="How much.")
 
     def attach(self, loop: Any) -> None:
-        begun = time.perf_counter()
-
-        def begin(batch: Any) -> None:
-            nonlocal begun
+        def slower(batch: Any, inner: Any) -> None:
             begun = time.perf_counter()
-
-        def burn(batch: Any) -> None:
+            inner(batch)
             now = time.perf_counter()
             end = now + self.share * (now - begun)
             while time.perf_counter() < end:
                 pass
 
         if self.share:
-            loop.on("batch_start", begin)
-            loop.on("step_end", burn)
+            loop.around("gradients", slower)
 '''
 
 
