@@ -29,7 +29,7 @@ from fulldeck.diagnosis.improvement import improve
 from fulldeck.errors import BadInput, RunFailed
 from fulldeck.evidence.measurement import budget_seconds
 from fulldeck.evidence.statistics import MARGIN
-from fulldeck.evidence.verify import verify
+from fulldeck.evidence.verify import verify, without_files
 from fulldeck.recipe.reader import read_recipe
 from fulldeck.recipe.recipe import Recipe
 
@@ -64,8 +64,9 @@ def one(name: str, data: Path, budget: float) -> dict[str, Any]:
         {key: item.get(key) for key in ("name", "parameters", "figure", "predicted", "blocked")}
         | {
             key: (item.get("verified") or {}).get(key)
-            for key in ("verdict", "metric", "ratio", "interval", "kept", "reason")
+            for key in ("verdict", "metric", "ratio", "interval", "kept")
         }
+        | {"reason": without_files((item.get("verified") or {}).get("reason") or "") or None}
         for item in result["advice"]
     ]
     others = rest(recipe, {item["name"] for item in advice if item["verdict"] is not None}, budget / 2, name)
@@ -103,7 +104,9 @@ def rest(recipe: Recipe, known: set[str], budget: float, name: str) -> list[dict
                 entry.name, recipe=recipe, quick=True, budget=budget, tell=lambda text: _tell(name, text)
             )
         except (BadInput, RunFailed) as error:
-            found.append({"name": entry.name, "verdict": "refuses", "ratio": None, "reason": str(error)})
+            found.append(
+                {"name": entry.name, "verdict": "refuses", "ratio": None, "reason": without_files(str(error))}
+            )
         else:
             kept = ("name", "verdict", "ratio", "interval", "rounds", "reason")
             found.append({key: one.get(key) for key in kept})

@@ -109,12 +109,16 @@ def refused(name: str, reason: str, *, quick: bool = False, budget: float | None
         "number": entry.number,
         "workload": entry.evidence["workload"],
         "verdict": NOT_MEASURED,
-        # Files of this measurement mean nothing to who reads it elsewhere.
-        "reason": re.sub(rf" \((?:log: )?{re.escape(tempfile.gettempdir())}[^)]*\)", "", reason),
+        "reason": without_files(reason),
         "quick": quick,
         "budget": budget,
         **_here_and_now(),
     }
+
+
+def without_files(reason: str) -> str:
+    """`reason` without files of the measurement, which mean nothing to who reads it elsewhere."""
+    return re.sub(rf" \((?:log: )?{re.escape(tempfile.gettempdir())}[^)]*\)", "", reason)
 
 
 def _here_and_now() -> dict[str, Any]:
