@@ -123,7 +123,10 @@ def make_plan(recipe: Recipe, situation: Situation) -> Plan:
 def _reason_to_skip(step: Step, situation: Situation, problems: list[BadInput]) -> str | None:
     reason = step.instruction.cannot(situation)
     if reason is not None and not step.entry.optional:
-        advice = "leave it out, or write optional: true to go on without it"
+        # Only a file has where to write that.
+        advice = "leave it out" + (
+            ", or write optional: true to go on without it" if step.entry.where else ""
+        )
         problems.append(BadInput(f"{step.label} cannot act: {reason}; {advice}", step.entry.where))
     return reason
 

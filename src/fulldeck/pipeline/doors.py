@@ -66,8 +66,8 @@ class Doors:
 
     def _cannot(self, step: Step, error: CannotAct) -> None:
         if not step.entry.optional:
-            message = f"{step.label} cannot act: {error}; or write optional: true to go on without it"
-            raise BadInput(message, step.entry.where) from error
+            instead = "; or write optional: true to go on without it" if step.entry.where else ""
+            raise BadInput(f"{step.label} cannot act: {error}{instead}", step.entry.where) from error
         self.record.reports[step.label] |= {"status": "skipped", "reason": str(error)}
         self.record.note(f"{step.label} was skipped: {error}")
 
