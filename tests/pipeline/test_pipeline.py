@@ -174,9 +174,7 @@ def test_the_recipe_may_accept_what_breaks_a_tolerance(tmp_path: Path) -> None:
 
 
 def test_an_instruction_that_cannot_act_is_told_and_leaves_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(
-        BadInput, match=r"cannot cannot act: the model has no repeated blocks; or write optional: true"
-    ):
+    with pytest.raises(BadInput, match=r"cannot cannot act: the model has no repeated blocks$"):
         run("digits", [Cannot()], out=tmp_path, **QUICK)
     assert list(tmp_path.iterdir()) == []
 
