@@ -16,6 +16,7 @@ from fulldeck.evidence.statistics import (
     MARGIN,
     Interval,
     judge,
+    left,
     mean_interval,
     median_interval,
     noisy,
@@ -41,10 +42,12 @@ def heavy_tails(random: np.random.Generator, count: int) -> npt.NDArray[np.float
 
 
 def decided(ratios: npt.NDArray[np.float64]) -> str:
-    """The verdict as `verify` comes to it: at the first look that decides."""
-    verdict = "inconclusive"
-    for look, rounds in enumerate(LOOKS):
-        effect = median_interval(ratios[:rounds].tolist(), spent(look))
+    """The verdict as `verify` comes to it: at the first look that decides; or when the time is up, after the last."""
+    looks = [(due, spent(look)) for look, due in enumerate(LOOKS) if due <= len(ratios)]
+    if len(ratios) < LOOKS[-1]:
+        looks.append((len(ratios), left(len(ratios))))
+    for rounds, alpha in looks:
+        effect = median_interval(ratios[:rounds].tolist(), alpha)
         verdict = judge(effect, neutral=1.0, margin=MARGIN, better="lower")
         if verdict != "inconclusive":
             break
@@ -92,6 +95,15 @@ def test_a_noisy_machine_takes_longer_and_still_tells() -> None:
 
 def test_the_looks_together_spend_alpha() -> None:
     assert sum(spent(look) for look in range(len(LOOKS))) == pytest.approx(ALPHA)
+
+
+@pytest.mark.parametrize("rounds", [15, 16, 47, 120, 239])
+def test_a_last_look_when_the_time_is_up_spends_what_is_left(rounds: int) -> None:
+    before = sum(spent(look) for look, due in enumerate(LOOKS) if due <= rounds)
+    assert before + left(rounds) == pytest.approx(ALPHA)
+    random = np.random.default_rng(rounds)
+    verdicts = [decided(np.exp(0.08 * random.standard_normal(rounds))) for _ in range(SETS // 2)]
+    assert sum(verdict in ("helps", "hurts") for verdict in verdicts) <= 1.3 * ALPHA * len(verdicts)
 
 
 def test_the_median_interval_covers() -> None:

@@ -145,7 +145,7 @@ def _combination(
         return {"verdict": "not measured", "reason": str(error)}
     if rounds.ended == INTERRUPTED:
         raise KeyboardInterrupt
-    if rounds.count not in setting.looks:
+    if not rounds.may_tell(setting.looks):
         return {"verdict": "inconclusive"}
     effect = rounds.ratio(TREATMENT)
     return {

@@ -117,7 +117,7 @@ def timed(metric: str, claim: Claim, recipes: Mapping[str, Recipe], setting: Set
         raise NothingMeasured(metric, rounds.ended)
     effect, control = rounds.ratio(TREATMENT), rounds.ratio(CONTROL)
     verdict, reason = decide(rounds), None
-    if rounds.ended and rounds.count not in setting.looks:
+    if not rounds.may_tell(setting.looks):
         verdict, reason = "inconclusive", f"{rounds.ended} after {rounds.count} rounds, before a look was due"
     if verdict == "inconclusive":
         needed = max(

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from fulldeck.errors import BadInput
 from fulldeck.evidence.arms import Arm, OutOfTime
-from fulldeck.evidence.statistics import LOOKS, Interval, Verdict, median_interval, spent
+from fulldeck.evidence.statistics import LOOKS, Interval, Verdict, left, median_interval, spent
 from fulldeck.recipe.recipe import Recipe
 
 BASELINE, CONTROL, TREATMENT = "baseline", "control", "treatment"
@@ -61,6 +61,10 @@ class Rounds:
     def count(self) -> int:
         """Whole rounds."""
         return min(len(values) for values in self.milliseconds.values())
+
+    def may_tell(self, looks: Sequence[int]) -> bool:
+        """Whether a verdict may be given: at a planned look, or where the time was up after the first of them."""
+        return self.count in looks or (self.ended == BUDGET and self.count >= looks[0])
 
     def ratio(self, arm: str, alpha: float | None = None) -> Interval:
         """The median ratio of an arm to the baseline."""
@@ -124,6 +128,8 @@ def in_rounds(
                         break
         except (OutOfTime, KeyboardInterrupt) as end:
             rounds.ended = _why(end)
+            if rounds.ended == BUDGET and rounds.may_tell(setting.looks):
+                rounds.alpha = left(rounds.count, setting.looks)
     return rounds
 
 

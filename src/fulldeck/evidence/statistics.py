@@ -50,6 +50,14 @@ def spent(look: int, looks: Sequence[int] = LOOKS) -> float:
     return until(looks[look]) - (until(looks[look - 1]) if look else 0.0)
 
 
+def left(rounds: int, looks: Sequence[int] = LOOKS) -> float:
+    """The part of ALPHA that is left for a last look after `rounds`, when the time is up.
+
+    Nothing that was seen has brought that look about, so it need not have been planned (Lan & DeMets 1983).
+    """
+    return ALPHA - sum(spent(look, looks) for look, due in enumerate(looks) if due <= rounds)
+
+
 def median_interval(values: Sequence[float], alpha: float = ALPHA) -> Interval:
     """The median of at least two `values`, with its interval of confidence 1 - `alpha`.
 
