@@ -219,10 +219,9 @@ def _install(run: Path, candidate: Candidate, result: dict[str, Any]) -> dict[st
     chosen, file = result["chosen"], Path(result["file"])
     card = ENGINES[chosen["name"]]
     name = file.name
-    if card.kind == "onnx" and chosen["how"] and len(model_files(file)) == 1:
-        name = (
-            f"model.{chosen['precision']}.{chosen['how']}.onnx"  # the run may have another of that precision
-        )
+    if card.kind == "onnx" and chosen["precision"] != "fp32" and len(model_files(file)) == 1:
+        # The run may have another file, and another one of that precision.
+        name = ".".join(filter(None, ("model", chosen["precision"], chosen["how"], "onnx")))
     own = RunFolder(run).artifacts / name
     if file.resolve() != own.resolve():
         copy_model(file, own)
