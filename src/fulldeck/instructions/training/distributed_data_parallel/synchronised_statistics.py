@@ -30,5 +30,5 @@ def synchronise_statistics(model: nn.Module) -> Callable[[], None]:
                 put(name, module.train(now[name].training))
 
     for name, module in before.items():
-        put(name, nn.SyncBatchNorm.convert_sync_batchnorm(module))
+        put(name, nn.SyncBatchNorm.convert_sync_batchnorm(module))  # type: ignore[no-untyped-call]
     return undo
