@@ -8,6 +8,7 @@ arms live in the same two processes and take turns in random order:
 - plain: DDP by itself, which exchanges gradients after each part
 - once: distributed_data_parallel's default, which exchanges them with the last part
 - once_bfloat16, once_float16: the same, with gradients exchanged in 16 bits
+- local_8: local SGD, weights and moments averaged every eight steps; another training, so its loss is another one
 
 Measured are the step, and of it the exposed communication: what the backward pass waits for the others after its own
 gradients are done, and the exchange of the loss. Beside them, alone: one process with one thread and with two, on the
@@ -48,12 +49,13 @@ WORKLOAD = {
     "layers": 2,
     "characters": 200_000,
 }
-BATCH, PARTS, STEPS, WARM_UP = 16, 4, 2, 1
+BATCH, PARTS, STEPS, WARM_UP = 16, 4, 8, 1
 ARMS: dict[str, dict[str, Any]] = {
     "plain": {"exchange": "every"},
     "once": {},
     "once_bfloat16": {"compression": "bfloat16"},
     "once_float16": {"compression": "float16"},
+    "local_8": {"average_every": 8},
 }
 
 

@@ -1,4 +1,4 @@
-"""Two ranks that share one import of torch: what they find is left in a file each, as JSON."""
+"""Two ranks, or more, that share one import of torch: what they find is left in a file each, as JSON."""
 
 from __future__ import annotations
 
@@ -42,12 +42,17 @@ def fork(rank: int, world_size: int, work: Callable[[int], Any], file: Path) -> 
     return child
 
 
-def in_two(work: Callable[[int], Any], folder: Path) -> list[Any]:
-    """What `work(rank)` returns on each of two ranks, which meet in `folder`. Raises RuntimeError if one fails."""
+def in_all(work: Callable[[int], Any], folder: Path, ranks: int) -> list[Any]:
+    """What `work(rank)` returns on each of the ranks, which meet in `folder`. Raises RuntimeError if one fails."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"rank{rank}.json" for rank in (0, 1)]
-    children = [fork(rank, 2, work, file) for rank, file in enumerate(files)]
-    codes = [os.waitpid(child, 0)[1] for child in children]  # of both, before anything is said
+    files = [folder / f"rank{rank}.json" for rank in range(ranks)]
+    children = [fork(rank, ranks, work, file) for rank, file in enumerate(files)]
+    codes = [os.waitpid(child, 0)[1] for child in children]  # of all, before anything is said
     if any(codes):
         raise RuntimeError(f"a rank failed in {folder}")
     return [json.loads(file.read_text()) for file in files]
+
+
+def in_two(work: Callable[[int], Any], folder: Path) -> list[Any]:
+    """The same for two."""
+    return in_all(work, folder, 2)

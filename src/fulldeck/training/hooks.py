@@ -1,4 +1,4 @@
-"""Where instructions hook into the training loop: fifteen events to hear of, four phases to wrap."""
+"""Where instructions hook into the training loop: sixteen events to hear of, four phases to wrap."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ EVENTS = {
     "after_backward": "handler(part): its gradients have been added",
     "before_step": "handler(batch): .grad holds the whole gradient; return a reason to skip the step",
     "step_end": "reversed; handler(batch): the optimizers have stepped (not called for a skipped step)",
+    "before_evaluation": "the model of all ranks is about to be evaluated",
     "evaluation": "handler(metrics): the model has been evaluated as deployed; may add metrics",
     "stopping": "handler(reason): somebody asked to stop; return a text to refuse",
     "model_changed": "the model was changed by a surgery",

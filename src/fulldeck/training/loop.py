@@ -360,6 +360,7 @@ class TrainingLoop(Attachments):
     @torch.no_grad()
     def evaluate(self, loader: Loader | Iterable[Any]) -> dict[str, float]:
         """Loss and metrics of the model as deployed, over all batches of `loader`: the same on all ranks."""
+        self._hooks.fire("before_evaluation")
         with self.deployed() as model:
             answers = predictions(model, as_loader(loader), self.device, self.ranks)
             return score(answers, {"loss": self.loss, **self.metrics}, self.ranks)
@@ -367,6 +368,7 @@ class TrainingLoop(Attachments):
     @torch.no_grad()
     def predict(self, loader: Loader | Iterable[Any]) -> tuple[Tensor, Tensor]:
         """Outputs and targets of the model as deployed, over all batches (of each this rank's share), on the CPU."""
+        self._hooks.fire("before_evaluation")
         with self.deployed() as model:
             answers = predictions(model, as_loader(loader), self.device, self.ranks)
             outputs, targets = zip(*answers, strict=True)

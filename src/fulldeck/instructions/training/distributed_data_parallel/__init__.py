@@ -11,13 +11,17 @@ in parts, gradients are exchanged once. What waiting for the exchange costs a st
 
 Three things are not the same as in one process: on a CPU batch-norm takes its statistics from each share (the running
 ones are averaged; GPUs take those of all rows), dropout draws other masks, and compression rounds gradients. Runs in
-which that happens say so.
+which that happens say so. With `average_every` it is another training, local SGD: each process makes steps by its own
+gradients, and every so many steps all take the mean of their weights and of their optimizers' moments, which is also
+done before anything is evaluated, kept or handed over. It pays where the exchange takes longer than the rest of a step,
+as between machines; then `apart: machine` lets the processes of each go on exchanging gradients among themselves.
 
 Use when: a step takes long, and there are several GPUs or machines; on one machine without GPUs it gains nothing
 over threads.
 Avoid when: the model does not fit into the memory of one (fully_sharded_training); steps are shorter than the
 exchange of the gradients.
-Reference: Li et al. 2020, arXiv:2006.15704. The work is done by torch.nn.parallel.DistributedDataParallel.
+Reference: Li et al. 2020, arXiv:2006.15704. The work is done by torch.nn.parallel.DistributedDataParallel. Local SGD:
+Stich 2019, arXiv:1805.09767; with averaged moments: Yu et al. 2019, arXiv:1905.03817.
 
 Example:
     >>> import gc, torch, torch.distributed as dist
@@ -33,19 +37,22 @@ Example:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import model_validator
 
 from fulldeck.distributed.process_group import join
 from fulldeck.distributed.rank_random import draw_apart
 from fulldeck.distributed.spread_training import SpreadTraining
 from fulldeck.distributed.two_processes import changes_in_two_processes
 from fulldeck.errors import BadInput
-from fulldeck.instruction import Evidence, Situation, instruction, param
+from fulldeck.instruction import Evidence, Instruction, Situation, instruction, param
 from fulldeck.instructions.training.distributed_data_parallel.exchange import (
     Compression,
     refuse_compression,
     replicate,
 )
+from fulldeck.instructions.training.distributed_data_parallel.local_steps import Apart, refuse_beside
 from fulldeck.instructions.training.distributed_data_parallel.replicated_training import ReplicatedTraining
 
 if TYPE_CHECKING:
@@ -107,6 +114,27 @@ class DistributedDataParallel(SpreadTraining):
         search=("none", "bfloat16"),
         doc="What is exchanged: gradients as they are, or with fewer bits.",
     )
+    average_every: int | None = param(
+        None, ge=2, doc="Local SGD: all take the mean of weights and moments every so many steps."
+    )
+    apart: Apart = param(
+        "process",
+        doc="With average_every, who makes steps apart: each process, or each machine, whose processes exchange "
+        "gradients.",
+    )
+
+    @model_validator(mode="after")
+    def _gradients_that_are_compressed_are_exchanged(self) -> Self:
+        if self.average_every is not None and self.apart == "process" and self.compression != "none":
+            raise ValueError(
+                "compression is of gradients, and with average_every none are exchanged; leave one of them out, or "
+                "write apart: machine"
+            )
+        return self
+
+    def clash(self, other: Instruction) -> str | None:
+        """With average_every also what would come to be another thing on each process."""
+        return (None if self.average_every is None else refuse_beside(other)) or super().clash(other)
 
     def cannot(self, situation: Situation) -> str | None:
         """With a compression that the backend cannot do."""

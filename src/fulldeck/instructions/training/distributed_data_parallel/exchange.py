@@ -24,13 +24,19 @@ RANK, EXACT_STEPS = 2, 100
 class Exchange:
     """The hook of a DDP module: gradients are divided, perhaps narrowed, and added up over the processes."""
 
-    def __init__(self, compression: Compression = "none", predivide: float | None = None) -> None:
-        world_size = dist.get_world_size()
+    def __init__(
+        self,
+        compression: Compression = "none",
+        predivide: float | None = None,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        world_size = dist.get_world_size(group)
+        self.group = group
         self.narrow = _NARROW.get(compression)
         self.before = float(world_size) if predivide is None else predivide
         self.after = world_size / self.before
         self.powersgd: Callable[[Any], torch.futures.Future[Tensor]] | None = (
-            _powersgd() if compression == "powersgd" else None
+            _powersgd(group) if compression == "powersgd" else None
         )
         self.sent: float | None = None
         """When the last bucket was sent; None while it is still to come."""
@@ -66,7 +72,7 @@ class Exchange:
         sending = gradients if self.narrow is None else gradients.to(self.narrow)
         if self.before != 1.0:
             sending.div_(self.before)
-        work = dist.all_reduce(sending, async_op=True)
+        work = dist.all_reduce(sending, group=self.group, async_op=True)
         assert work is not None, "every rank is in the group"
 
         def added(done: torch.futures.Future[list[Tensor]]) -> Tensor:
@@ -114,12 +120,13 @@ def replicate(
     bucket_mb: float = 25.0,
     find_unused_parameters: bool = False,
     static_graph: bool = False,
+    group: dist.ProcessGroup | None = None,
 ) -> Replicas:
     """torch's DistributedDataParallel around `model`, which exchanges gradients as said; train it as usual.
 
     The process group is there. `compression` narrows what is sent (none, bfloat16, float16, powersgd), gradients
     are divided by `gradient_predivide_factor` before they are added up and by the rest of the number of processes
-    afterwards. Raises BadInput for a compression that the backend cannot do.
+    afterwards. Within `group` alone, if there is one. Raises BadInput for a compression that the backend cannot do.
     """
     device = next(model.parameters()).device
     refuse_compression(compression, device.type)
@@ -130,17 +137,18 @@ def replicate(
         static_graph=static_graph,
         bucket_cap_mb=bucket_mb,
         gradient_as_bucket_view=True,
+        process_group=group,
     )
     replicas.broadcast_buffers = (
         False  # not in each forward pass; as an argument it would be left out at first too
     )
-    replicas.exchange = Exchange(compression, gradient_predivide_factor)
+    replicas.exchange = Exchange(compression, gradient_predivide_factor, group)
     replicas.register_comm_hook(None, replicas.exchange.hook)
     return replicas
 
 
-def _powersgd() -> Any:
+def _powersgd(group: Any) -> Any:
     from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 
-    state = PowerSGDState(None, matrix_approximation_rank=RANK, start_powerSGD_iter=EXACT_STEPS)
+    state = PowerSGDState(group, matrix_approximation_rank=RANK, start_powerSGD_iter=EXACT_STEPS)
     return lambda bucket: powerSGD_hook(state, bucket)

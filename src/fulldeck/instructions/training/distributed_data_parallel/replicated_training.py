@@ -14,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from fulldeck.distributed.straggler import straggler
 from fulldeck.errors import RunFailed
 from fulldeck.instructions.training.distributed_data_parallel.exchange import Replicas, Whole, replicate
+from fulldeck.instructions.training.distributed_data_parallel.local_steps import LocalSteps, machine_group
 from fulldeck.instructions.training.distributed_data_parallel.synchronised_statistics import (
     synchronise_statistics,
 )
@@ -30,13 +31,22 @@ NAMED = 3
 
 
 class ReplicatedTraining:
-    """The replica of this rank: its gradient is the mean over the ranks once a batch's last part is computed."""
+    """The replica of this rank: its gradient is the mean over the ranks once a batch's last part is computed.
+
+    With `average_every` it is the mean over the ranks of this machine, or this rank's own.
+    """
 
     def __init__(self, instruction: DistributedDataParallel, loop: TrainingLoop) -> None:
         self.instruction = instruction
         self.loop = loop
         self.replicas: Replicas | None = None
         self.held = False
+        size = int(instruction.bucket_mb * 2**20)
+        every = instruction.average_every
+        self.local = None if every is None else LocalSteps(loop, every, size)
+        self.group = (
+            machine_group(loop.device.type) if every is not None and instruction.apart == "machine" else None
+        )
         self.statistics: list[torch.Tensor] = []
         """Running statistics that each rank gathers from its own rows."""
         self.separate: Callable[[], None] = lambda: None
@@ -56,6 +66,10 @@ class ReplicatedTraining:
             self.statistics = list(running_statistics(model).values())
         if not any(parameter.requires_grad for parameter in self.loop.parameters()):
             return model
+        if self.local is not None:
+            self.local.begin()
+            if self.group is None:
+                return model
         self.replicas = replicate(
             Whole(model, self.loop.companions),
             compression=own.compression,
@@ -63,6 +77,7 @@ class ReplicatedTraining:
             bucket_mb=own.bucket_mb,
             find_unused_parameters=own.find_unused_parameters,
             static_graph=own.static_graph,
+            group=self.group,
         )
         self.replicas.require_backward_grad_sync = False
         return self.replicas
@@ -102,7 +117,7 @@ class ReplicatedTraining:
     def gradients(self, batch: Batch, inner: Callable[[Batch], None]) -> None:
         """Batch-norm's statistics are gathered from each rank's rows: keep their mean."""
         inner(batch)
-        if self.statistics:
+        if self.statistics and self.local is None:
             flat = self.loop.ranks.mean(torch.cat([one.flatten() for one in self.statistics]))
             sizes = [one.numel() for one in self.statistics]
             with torch.no_grad():
@@ -139,6 +154,8 @@ class ReplicatedTraining:
             ),
             "dropout draws other masks": any(issubclass(kind, _DropoutNd) for kind in kinds),
             f"gradients are exchanged in {compression}": compression != "none",
+            f"weights are averaged every {self.instruction.average_every} steps, gradients of each "
+            f"{self.instruction.apart} are its own": self.local is not None,
         }
         if said := [words for words, holds in differ.items() if holds]:
             self.loop.notes.append(
