@@ -28,6 +28,7 @@ from fulldeck.cli import (
     predict,
     report,
     run,
+    scale,
     schema,
     serve,
     show,
@@ -60,6 +61,7 @@ COMMANDS = {
     "dashboard": dashboard,
     "tune": tune,
     "fingerprint": fingerprint,
+    "scale": scale,
 }
 """Name to the module that holds its `command` and an `EXAMPLE`."""
 

@@ -3,10 +3,11 @@
 It acts only on signals that agree, each in consecutive samples: utilisation of all devices, the replicas' own busy
 time, the queue, and, with `needs_alert`, an alert of performance_dashboard's rules (51) besides. What is missing or
 old is no signal. Replicas are at most halved at once, a cool-down follows each change, and the bounds hold. Alerts
-only wake the controller: one that comes twice, late or out of order changes nothing.
+only wake the controller: one that comes twice, late or out of order changes nothing. `fulldeck serve --on ray` scales
+engines on a cluster of Ray, `fulldeck scale` pods of Kubernetes, by the same rules.
 
 Use when: the load varies by more than the replicas that the peak needs can idle for free.
-Avoid when: one engine process is enough at all times; or another system scales whole servers.
+Avoid when: one engine process is enough at all times; or another system scales the same.
 Reference: Burns et al. 2016, Borg, Omega, and Kubernetes, ACM Queue 14(1), on reconciling what is with what should be.
 
 Example:
