@@ -28,6 +28,7 @@ import gc
 import json
 import statistics
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -438,8 +439,8 @@ def waiting(bench: Bench) -> dict[str, Any]:
     loop.on("step_end", lenient)
     try:
         loop.fit()
-    except RuntimeError as error:
-        waits.append(str(error))
+    except RuntimeError:
+        waits.append(traceback.format_exc()[-2000:])
     finally:
         if bench.device.type == "cuda":
             torch.cuda.set_sync_debug_mode("default")

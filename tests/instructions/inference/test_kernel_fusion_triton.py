@@ -1,5 +1,9 @@
 """Triton's kernels, on CPU tensors through its interpreter."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -104,3 +108,29 @@ def test_launch_bounds_become_warps_and_registers():
     assert one.options() == {"num_warps": 8, "num_stages": 3, "maxnreg": 128}
     assert launch_of((128, 1), None).maxnreg == 255
     assert launch_of(None, None).maxnreg is None
+
+
+def test_kernels_compile_for_a_gpu_that_is_not_here():
+    """The interpreter takes Python that the compiler does not."""
+    program = """
+from triton import compile
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from fulldeck.instructions.inference.kernel_fusion import triton_kernels as kernels
+
+def ptx(kernel, pointers, numbers, constants):
+    signature = dict.fromkeys(pointers.split(), "*fp32") | numbers | dict.fromkeys(constants, "constexpr")
+    source = ASTSource(kernel, signature, constants)
+    return compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+
+whole = dict.fromkeys(("count", "inner", "channels"), "i32")
+for step in range(1, 14):
+    spread = {"spread_first": step % 4, "spread_second": 1}
+    constants = spread | {"chain": step, "length": 1, "tile": 1024}
+    assert "st.global" in ptx(kernels._chain, "x first second out", whole, constants), step
+norm = ptx(kernels._add_layer_norm, "x residual weight bias total out", {"width": "i32", "eps": "fp32"}, {"tile": 1024})
+assert "st.global" in norm
+"""
+    environment = os.environ | {"TRITON_INTERPRET": "0"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
