@@ -305,7 +305,7 @@ class TrainingLoop(Attachments):
         # A sum over the part divided by the weight of the whole batch: exact for ragged parts.
         seed = self.loss_scale * part.share
         torch.autograd.backward(
-            total, None if isinstance(seed, float) and seed == 1.0 else total.new_tensor(1.0) * seed
+            total, None if isinstance(seed, float) and seed == 1.0 else torch.ones_like(total) * seed
         )
         clock[BACKWARD] += now() - forwarded
 

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fulldeck.errors import BadInput, RunFailed
 from fulldeck.instructions.training.amp_optimizer import OVERFLOW, AmpOptimizer
@@ -301,6 +302,14 @@ def test_resume_is_bit_exact(decide, step, tmp_path):
     assert resumed.skipped == expected.skipped
     assert resumed.reported == expected.reported
     assert resumed.notes == expected.notes
+
+
+def test_a_quantile_is_had_without_waiting_for_the_device():
+    with FakeTensorMode():  # in it, to read a value raises
+        running = RunningQuantile(0.9, window=32)
+        for _ in range(20):
+            running.add(torch.ones(()))
+        assert running.value().shape == ()
 
 
 def test_the_running_quantile_is_that_of_the_last_finite_values():

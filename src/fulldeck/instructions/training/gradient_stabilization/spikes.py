@@ -32,7 +32,8 @@ class RunningQuantile:
         ordered = self._values.sort().values
         last = self._values.isfinite().sum() - 1
         # A product in float32 can fall short of the whole number that it stands for.
-        return ordered[(self.quantile * last + 1e-3).long().clamp_(min=0)]
+        # Not indexed by it: that would read the index from the device.
+        return ordered.take((self.quantile * last + 1e-3).long().clamp_(min=0))
 
     def state_dict(self) -> dict[str, Any]:
         """The values and how many there were."""
