@@ -233,8 +233,7 @@ def precision(bench: Bench) -> dict[str, Any]:
 
 
 def search(bench: Bench) -> dict[str, Any]:
-    limit = bench.limit(2**27 if bench.tiny else 12 * 2**30)
-    most = 512 if bench.tiny else 2048
+    limit, most = 2**62, 512 if bench.tiny else 2048
     asked: list[int] = []
     model = bench.resnet()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
@@ -247,7 +246,7 @@ def search(bench: Bench) -> dict[str, Any]:
         cross_entropy(model(inputs), targets).backward()
         optimizer.step()
         if recent_peak(bench.device) > limit:
-            raise torch.OutOfMemoryError("out of memory: over the limit")
+            raise torch.OutOfMemoryError("over the limit: out of memory.")  # words that Accelerate knows
         return samples
 
     def fits(samples: int) -> bool:
@@ -273,7 +272,8 @@ def search(bench: Bench) -> dict[str, Any]:
         found: int = find_executable_batch_size(lambda batch_size: step(batch_size), most)()
         return found
 
-    step(2)
+    step(2)  # what the first step loads is no sample's
+    limit = bench.limit(2**27 if bench.tiny else 12 * 2**30)
     low, high = 1, most
     while high - low > max(low // 100, 1):
         middle = (low + high) // 2
