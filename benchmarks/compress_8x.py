@@ -11,7 +11,7 @@ alone; the student with a plain distillation loop (soft targets and labels, 0.9 
 student with instruction 34; and with 34 and 27, exported to ONNX. Accuracy is on test rows that no training saw; bytes
 are those of files: the teacher's weights as safetensors, the student's ONNX file. `gap closed` is how much of the
 difference between student alone and teacher distillation makes good. With --only one seed is added to the results that
-there are. Results: `benchmarks/results/compress_8x.json`, `compress_8x_cifar.json`.
+there are. Results: `benchmarks/results/compress_8x.json`, `compress_8x-cifar10.json`.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     small = options.data is None
-    name = "compress_8x" if small else "compress_8x_cifar"
+    name = "compress_8x" if small else "compress_8x-cifar10"
     epochs = options.epochs or (40 if small else 24)
     settings = {"epochs": epochs, "images": None if small else options.images}
     results: list[dict[str, Any]] = []
