@@ -96,6 +96,7 @@ def scaling(folder: Path, pods: int) -> Iterator[tuple[SmallCluster, LiveStack]]
         )
         try:
             yield cluster, stack
+            assert process.poll() is None, "what has ended decides nothing"
         finally:
             process.terminate()
             said, _ = process.communicate(timeout=30)

@@ -37,7 +37,10 @@ class PrometheusLoad:
         fresh, rated = (f"{1000 * self.interval_s * times:.0f}ms" for times in (JITTER, RATED))
         model = '{model="' + self.model.replace("\\", r"\\").replace('"', r"\"") + '"}'
         ask = self._asking(now)
-        last: Callable[[str], str] = lambda name: f"last_over_time({name}{model}[{fresh}])"  # noqa: E731
+
+        def last(name: str) -> str:
+            return f"last_over_time({name}{model}[{fresh}])"
+
         servers = ask(f"count({last('fulldeck_replicas_ready')} > 0)") or 0
         told = ask(f"count({last('fulldeck_utilisation_ratio')})")
         devices = ask(f"sum({last('fulldeck_devices')})")

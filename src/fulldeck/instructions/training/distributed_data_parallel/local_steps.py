@@ -74,9 +74,8 @@ class LocalSteps:
         """Whether a step was made since the last average."""
         loop.on("batch_start", self.before_step)
         loop.on("before_evaluation", self.average)
-        loop.on(
-            "checkpoint", lambda state: self.average()
-        )  # the state refers to the tensors: averaged in place
+        # The state refers to the tensors, which are averaged in place.
+        loop.on("checkpoint", lambda state: self.average())
         loop.on("fit_end", self.average)
 
     def begin(self) -> None:
@@ -132,9 +131,10 @@ class LocalSteps:
 
 
 def _bundles(tensors: list[Tensor], size: int) -> list[list[Tensor]]:
-    """`tensors` in their order, of one type and device each, of at least `size` bytes while there are so many."""
+    """`tensors`, together those of one type and device, of at least `size` bytes while there are so many."""
     bundles: list[list[Tensor]] = []
-    for tensor in tensors:
+    # Optimizers keep the count of steps on the host, between moments on the device.
+    for tensor in sorted(tensors, key=lambda one: (str(one.device), str(one.dtype))):
         last = bundles[-1] if bundles else []
         full = sum(one.nbytes for one in last) >= size
         if not last or full or last[0].dtype != tensor.dtype or last[0].device != tensor.device:
