@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -10,6 +11,9 @@ import pytest
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+# A shell starts what it puts in the background deaf to Ctrl-C, and so would be the programs that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Read when triton is imported, whoever does that first.
 os.environ.setdefault("TRITON_INTERPRET", "1")
