@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import socket
@@ -119,3 +120,21 @@ def test_a_model_that_cannot_be_loaded_ends_the_start(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "BadInput: ONNX Runtime cannot load model.onnx" in done.stderr
     assert done.stdout == ""
+
+
+def test_a_burst_of_connections_waits_for_a_busy_server_and_is_answered(tmp_path: Path) -> None:
+    request = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n"
+    with running(sum_package(tmp_path / "package")) as server, contextlib.ExitStack() as opened:
+        os.kill(server.process.pid, signal.SIGSTOP)
+        try:
+            # One that finds no place is tried again by the system after a second.
+            burst = [
+                opened.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=0.9))
+                for _ in range(400)
+            ]
+        finally:
+            os.kill(server.process.pid, signal.SIGCONT)
+        for connection in burst:
+            connection.settimeout(30)
+            connection.sendall(request)
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200")

@@ -39,6 +39,9 @@ ADMIN_TOKEN = "FULLDECK_ADMIN_TOKEN"
 On = Literal["local", "ray"]
 """Where engines run."""
 MAX_CONNECTIONS = 8192
+BACKLOG = 4096
+"""Connections that may wait to be accepted. Event loops set 100, and of a burst beyond that the system answers some
+only after seconds and cuts others off. It allows no more than its own limit."""
 RESERVED_DESCRIPTORS = 64
 """Descriptors that are not left to connections: files, engine processes."""
 
@@ -154,7 +157,7 @@ async def _serve(
     grpc_address = None if over_grpc is None else await over_grpc.start(host, grpc_port or 0)
     stopping = _on_signals(loop)
     loop.add_signal_handler(signal.SIGHUP, served.load_soon)
-    server = await loop.create_server(http.connection, sock=listener)
+    server = await loop.create_server(http.connection, sock=listener, backlog=BACKLOG)
     moved = traffic(package, package.model(serving.engine))
     background = [
         loop.create_task(task)
@@ -213,7 +216,7 @@ def listening(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][
             0
         ]
-        return socket.create_server((host, port), family=family, backlog=1024)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise BadInput(
