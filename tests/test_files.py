@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 
 from fulldeck.errors import BadInput
 from fulldeck.files import write_json, write_text, write_with
+from tests.small_disk import on_small_disk
 
 FULL_DISK = """
 import sys
@@ -45,12 +45,7 @@ while True:
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     python = f"{sys.executable} - {tmp_path} <<'EOF'\n{FULL_DISK}\nEOF"
-    mount = f"mount -t tmpfs -o size=1m tmpfs {tmp_path} && exec {python}"
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
-        pytest.skip("no mount namespace to be had here: a small disk cannot be made")
-    result = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", mount], capture_output=True, text=True, check=False
-    )
+    result = on_small_disk(tmp_path, "1m", f"exec {python}")
     assert result.stdout.splitlines() == [
         f"cannot write {tmp_path}/state: no space left on device",
         "b'old' ['state']",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from fulldeck.engines import why_not
 from fulldeck.package import Package
 from fulldeck.serving.process import server
+from tests.small_disk import on_small_disk
 
 Cli = Callable[..., Any]
 needs_openvino = pytest.mark.skipif(why_not("openvino") is not None, reason="OpenVINO is not here")
@@ -114,14 +114,11 @@ def test_a_float16_file_is_made_of_the_module_in_float16(cli: Cli, run: Path) ->
 
 
 def test_a_full_disk_leaves_the_package_as_it_was(run: Path, tmp_path: Path) -> None:
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
-        pytest.skip("no mount namespace to be had here: a small disk cannot be made")
     before = {path.name: path.read_bytes() for path in (run / "package").iterdir()}
     cache = tmp_path / "cache"
     cache.mkdir()
     words = f"{sys.executable} -m fulldeck compile {run} --engine torch_compiled --fp32"
-    small = f"mount -t tmpfs -o size=100k tmpfs {cache} && {words}"
-    ended = subprocess.run(["unshare", "-rm", "sh", "-c", small], capture_output=True, text=True, check=False)
+    ended = on_small_disk(cache, "100k", words)
     assert ended.returncode in (1, 2)
     assert "no space left on device" in ended.stderr.splitlines()[-1]
     assert "Traceback" not in ended.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from fulldeck.recipe.recipe import Entry, make_recipe
 from fulldeck.service import Service
 from fulldeck.training.loop import TrainingLoop
 from fulldeck.watchers.watcher import Watcher
+from tests.small_disk import on_small_disk
 
 EVIDENCE = Evidence(workload="digits", metric="accuracy", expect=">= +0.0")
 QUICK: dict[str, Any] = {"max_steps": 4, "device": "cpu", "threads": 1}
@@ -293,12 +293,9 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_ends_the_run_with_one_line(tmp_path: Path) -> None:
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
-        pytest.skip("no mount namespace to be had here: a small disk cannot be made")
     words = f"-m fulldeck run digits --set train.epochs=2 --set train.threads=1 --out {tmp_path}/runs"
-    mount = f"mount -t tmpfs -o size=3m tmpfs {tmp_path}"
-    small = f"{mount} && {sys.executable} {words}; echo $?; cat {tmp_path}/runs/latest/result.json"
-    ended = subprocess.run(["unshare", "-rm", "sh", "-c", small], capture_output=True, text=True, check=False)
+    result_file = tmp_path / "runs" / "latest" / "result.json"
+    ended = on_small_disk(tmp_path, "3m", f"{sys.executable} {words}; echo $?; cat {result_file}")
     assert ended.stderr.splitlines()[-1].endswith("last.safetensors: no space left on device")
     assert "Traceback" not in ended.stderr
     _, _, result = ended.stdout.partition("\n2\n")

@@ -16,9 +16,44 @@ import pytest
 from fulldeck.errors import BadInput, RunFailed
 from fulldeck.recipe.reader import read_recipe
 from fulldeck.tuning.tune import tune
+from tests.small_disk import on_small_disk
 
 RATES = "search: {train.learning_rate: {low: 1.0e-5, high: 1.0e-1, log: true}, train.batch_size: [32, 64]}\n"
 BATCHES = "search: {train.batch_size: [32, 64, 128, 256], train.weight_decay: [0.0, 0.01, 0.1]}\n"
+FULL_DISK = """
+import subprocess, sys, time
+from pathlib import Path
+disk, recipe = Path(sys.argv[1]), sys.argv[2]
+filler = disk / "filler"
+
+def tune(*more):
+    return subprocess.Popen(
+        [sys.executable, "-m", "fulldeck", "tune", recipe, "--goal", "minimize validation_loss", "--trials", "5",
+         "--budget", "200", "--out", str(disk / "t"), *more],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )
+
+def study():
+    return "".join(path.read_text() for path in disk.glob("t/*-mine/study.jsonl"))
+
+process = tune()
+while '"finished"' not in study() and process.poll() is None:
+    time.sleep(0.02)
+with filler.open("wb", buffering=0) as stream:
+    try:
+        while stream.write(bytes(1000)):
+            pass
+    except OSError:
+        pass
+error = process.communicate()[1]
+print(process.returncode, "Traceback" in error, "no space left on device" in error.lower())
+filler.unlink()
+before = study()
+process = tune("--resume")
+error = process.communicate()[1]
+print(error, file=sys.stderr)
+print(process.returncode, study().startswith(before[: before.rfind("\\n") + 1]), study().count('"trial":'))
+"""
 
 
 def lines(folder: Path, word: str) -> list[dict[str, object]]:
@@ -173,3 +208,13 @@ def test_killed_and_gone_on_with(write: Callable[..., Path], tmp_path: Path) -> 
     assert result["trials"] == 6
     with pytest.raises(BadInput, match="there is no unfinished search of this recipe"):
         tune(recipe, goal="minimize validation_loss", out=out, resume=True)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_ends_the_search_in_one_line_and_it_goes_on_later(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    recipe = write("slow_clouds", RATES)
+    (disk := tmp_path / "disk").mkdir()
+    done = on_small_disk(disk, "8m", f"exec {sys.executable} - {disk} {recipe} <<'EOF'\n{FULL_DISK}\nEOF")
+    assert done.stdout.splitlines() == ["2 False True", "0 True 5"], done.stderr
