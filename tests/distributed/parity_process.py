@@ -23,8 +23,11 @@ from fulldeck.instructions.training.distributed_data_parallel import Distributed
 from fulldeck.instructions.training.dynamic_batch_scheduler import DynamicBatchScheduler
 from fulldeck.instructions.training.early_stopping import EarlyStopping
 from fulldeck.instructions.training.fully_sharded_training import FullyShardedTraining
+from fulldeck.instructions.training.gradient_checkpointing import GradientCheckpointing
 from fulldeck.instructions.training.gradient_stabilization import GradientStabilization
 from fulldeck.instructions.training.lr_scheduler import LrScheduler
+from fulldeck.instructions.training.optimizer_selection import OptimizerSelection
+from fulldeck.instructions.training.parameter_efficient_finetuning import ParameterEfficientFinetuning
 from fulldeck.instructions.training.weight_averaging import WeightAveraging
 from fulldeck.planner import make_plan
 from fulldeck.recipe.recipe import make_recipe
@@ -97,6 +100,11 @@ def convolutions() -> nn.Module:
     return nn.Sequential(hidden, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 3))
 
 
+def batch_norms() -> nn.Module:
+    hidden = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1))
+    return nn.Sequential(hidden, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 3))
+
+
 @dataclass(frozen=True)
 class Case:
     """A training: its instructions, and what else it is made of."""
@@ -109,6 +117,8 @@ class Case:
     metrics: Mapping[str, Any] = field(default_factory=lambda: {"accuracy": accuracy})
     epochs: int = 3
     rate: float = 0.01
+    like_one: bool = True
+    """Whether one process comes to the same; else only the ranks do."""
     out_of_memory: bool = False
     """On the last rank, from the second step on, with more than 3 rows at once."""
 
@@ -134,6 +144,14 @@ CASES: Mapping[str, Case] = {
     "augmentation": Case(
         (AutoDataAugmentation(attack="none", flip=True),), data=images, network=convolutions
     ),
+    "restarts of an average": Case(
+        (WeightAveraging(kind="swa", start=0.5), EarlyStopping(patience=9)), epochs=6
+    ),
+    "recomputed blocks": Case((GradientCheckpointing(),)),
+    "adapters": Case((ParameterEfficientFinetuning(),)),
+    "lion": Case((OptimizerSelection(kind="lion"),)),
+    "batch statistics": Case(data=images, network=batch_norms, like_one=False),
+    "time": Case((LrScheduler(unit="time", seconds=0.5),), epochs=10_000, like_one=False),
     "range test": Case((LrScheduler(range_test=True),)),
 }
 
@@ -207,7 +225,7 @@ def found(case: Case, kind: str | None, folder: Path) -> dict[str, Any]:
 def main() -> None:
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
-    alone = {name: found(case, None, folder) for name, case in CASES.items()}
+    alone = {name: found(case, None, folder) for name, case in CASES.items() if case.like_one}
     both = in_two(lambda rank: {kind: in_kind(kind, folder) for kind in KINDS}, folder / "both")
     (folder / "found.json").write_text(json.dumps({"alone": alone, "ranks": both}))
 

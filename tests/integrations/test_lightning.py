@@ -195,5 +195,10 @@ def test_what_lightning_cannot_meet_is_refused_before_training_with_each_reason(
         fit(fd.OptimizerSelection())
     with pytest.raises(fd.BadInput, match="it uses carry, and the trainer has no later door"):
         fit(fd.ParameterEfficientFinetuning(save_adapters=True))
+    for trying in (fd.LrScheduler(range_test=True), fd.GradientCheckpointing(budget="1GiB")):
+        untouched = Model()
+        with pytest.raises(fd.BadInput, match=r"uses (run_step|weigh), and the trainer"):
+            fit(trying, model=untouched)
+        assert untouched.trainer.global_step == 0
     with pytest.raises(fd.BadInput, match="onnx_export does nothing in training"):
         FulldeckCallback([fd.OnnxExport()])

@@ -149,7 +149,8 @@ class CheckpointFolder:
         *,
         wait: bool = False,
     ) -> None:
-        """Keep `state` (see `fulldeck.checkpoints.checkpoint`) as that of `step`; nothing, if that one is kept already.
+        """Keep `state` (see `fulldeck.checkpoints.checkpoint`) as that of `step`; one that is kept already is judged by
+        `metrics` from now on.
 
         It returns once the state is copied, with `wait` once it is safe. Raises BadInput if this or the last
         one could not be written, which leaves those before it as they were, and for a step before the
@@ -171,6 +172,8 @@ class CheckpointFolder:
             self._job.start()
             if wait or not self.asynchronous:
                 self.wait()
+        elif metrics and step in self._kept:
+            self.ranks.first(lambda: self._judge(step, dict(metrics)))
         self.stalls.append(time.perf_counter() - begun)
 
     def wait(self) -> None:
@@ -189,8 +192,11 @@ class CheckpointFolder:
             if rank == 0:
                 self.store.check_lock()
             shard = write_shard(self.store, folder, rank, tree, copies, places)
-        except BadInput as error:
-            shard = {"refusal": str(error)}
+        except Exception as error:
+            # Whatever it is: the others wait for this one's word.
+            shard = {
+                "refusal": str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
+            }
         shards = self.ranks.gather(shard)
 
         def complete() -> None:
@@ -207,6 +213,15 @@ class CheckpointFolder:
 
         self.ranks.first(complete)
         self.bytes = sum(shard["bytes"] for shard in shards)
+
+    def _judge(self, step: int, metrics: dict[str, float]) -> None:
+        shards = [
+            {"bytes": size, "sha256": digest}
+            for size, digest in read_manifest(self.store, folder_of(step)).shards
+        ]
+        write_manifest(self.store, folder_of(step), step, metrics, shards)
+        self._kept[step] = metrics
+        self._rotate()
 
     def _rotate(self) -> None:
         stay = set(sorted(self._kept)[-self.keep_last :])

@@ -36,7 +36,7 @@ from fulldeck.cli import (
     verify,
 )
 from fulldeck.cli.output import Interrupted, width, write_error
-from fulldeck.cli.several import exit_code, lost, silent
+from fulldeck.cli.several import exit_code, launched, lost, silent
 from fulldeck.errors import BadInput, LostRank, RunFailed, SaidElsewhere
 from fulldeck.logs import on_standard_error
 
@@ -105,7 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BadInput as error:
             return refuse(str(error), 2)
         except LostRank as error:
-            return refuse(lost(error), exit_code(error))
+            # The launcher of --nproc goes on, and it is the one that answers in the end.
+            as_json = "--json" in words and launched() is None
+            return write_error(lost(error), exit_code(error), as_json=as_json, as_log=as_log)
         except RunFailed as error:
             return refuse(str(error), 1)
         except SaidElsewhere as error:

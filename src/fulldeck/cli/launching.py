@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 
 from fulldeck.cli.several import LAUNCHED, LOST
 from fulldeck.device import cpu_threads
-from fulldeck.errors import BadInput
+from fulldeck.errors import BadInput, RunFailed
 
-LAST_WORDS = 10
-"""Seconds that processes have to end once one of them has."""
+LAST_WORDS = 30
+"""Seconds that processes have to end once one of them has, or the launcher was told to: those in which they may keep
+their state (fault_tolerant_checkpointing's `grace_seconds`), and some more."""
 
 
 def processes(recipe: str, settings: list[str], wanted: int | None) -> tuple[int, list[str]]:
@@ -52,7 +53,7 @@ def launch(
     """Run `fulldeck` with `arguments` in so many processes; return the exit code of all together.
 
     If one of them is lost, all are started anew, up to `restarts` times, and go on from the last checkpoint.
-    `tell` gets a line where that happens.
+    `tell` gets a line where that happens. Raises RunFailed once it has happened too often.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -88,9 +89,7 @@ def launch(
                 return next(code for code in codes.values() if code > 0)
             if again < restarts:
                 tell(f"{lost}; going on from the last checkpoint (restart {again + 1} of {restarts})")
-            else:
-                tell(f"{lost}; go on with --resume")
-    return 1
+    raise RunFailed(f"{lost}; go on with --resume")
 
 
 def _lost(codes: dict[int, int]) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from fulldeck.distributed.ranks import Ranks
 from fulldeck.errors import BadInput
 from fulldeck.instruction import Instruction, check_attachable, labels
 from fulldeck.memory import keep_freed_memory
@@ -65,6 +66,7 @@ class BorrowedLoop:
         self.data = None
         self.seed = 0
         self.optimizers: list[torch.optim.Optimizer] = []
+        self.ranks = Ranks(together=False)
         self.batches: Callable[[], Iterable[Any]] | None = None
         self.epoch = 0
         self.epochs = 0
@@ -107,6 +109,7 @@ class BorrowedLoop:
 
     def begin(self, saved: dict[str, Any] | None) -> None:
         """The optimizers exist; `saved` is what `state_dict` gave, where the trainer goes on from a checkpoint."""
+        self.ranks = Ranks()  # the trainer has its processes by now
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         before = [{name: value for name, value in group.items() if name != "params"} for group in groups]
         if self.device.type == "cpu":

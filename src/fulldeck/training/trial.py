@@ -45,6 +45,11 @@ def trial(loop: TrainingLoop) -> Iterator[Callable[[], float]]:
         loop.notes[:] = notes
 
 
+def check_trial(loop: TrainingLoop) -> None:
+    """Raises BadInput where a trainer that fulldeck does not own has no steps or batches to try: before it trains."""
+    _ = loop.run_step, loop.weigh
+
+
 def first_batch(loop: TrainingLoop) -> Batch:
     """This process's share of the first batch, on its device, without the loader or the random state noticing."""
     with unnoticed(loop):

@@ -122,6 +122,18 @@ def test_the_best_by_validation_stay(tmp_path: Path) -> None:
     assert sorted(tmp_path.glob("step-*")) == sorted({tmp_path / f"step-{step:08d}" for step in (best, 36)})
 
 
+def test_the_best_stays_also_where_the_last_step_of_an_epoch_is_kept_before_it_is_judged(
+    tmp_path: Path,
+) -> None:
+    kept = FaultTolerantCheckpointing(keep_last=1, keep_best=1, every_steps=6)
+    loop = training(kept, folder=tmp_path, epochs=6)
+    loop.fit()
+    losses = [epoch["validation_loss"] for epoch in loop.history]
+    best = 6 * (losses.index(min(losses)) + 1)
+    assert sorted(tmp_path.glob("step-*")) == sorted({tmp_path / f"step-{step:08d}" for step in (best, 36)})
+    assert json.loads((tmp_path / f"step-{best:08d}" / "manifest.json").read_text())["content"]["metrics"]
+
+
 def test_a_damaged_one_is_told_and_the_one_before_it_used(tmp_path: Path) -> None:
     kept = FaultTolerantCheckpointing(every_steps=2)
     expected = training().fit()

@@ -115,7 +115,14 @@ class WeightAveraging(Instruction):
         figures = loop.figures()
 
         def compare() -> None:
-            if loop.validation is None or average.count == 0 or not loop.history:
+            if loop.validation is None or average.count == 0:
+                return
+            if not loop.history:
+                if self.unless_worse:
+                    loop.notes.append(
+                        "weight_averaging: the average is handed over without a look at whether it is better: this "
+                        "trainer judges by itself (unless_worse)"
+                    )
                 return
             average.paused = True
             last = loop.evaluate(loop.validation)

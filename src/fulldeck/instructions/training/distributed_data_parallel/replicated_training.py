@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
+from fulldeck.distributed.own_rows import average, inexact
 from fulldeck.distributed.straggler import straggler
 from fulldeck.errors import RunFailed
 from fulldeck.instructions.training.distributed_data_parallel.exchange import Replicas, Whole, replicate
@@ -117,12 +116,8 @@ class ReplicatedTraining:
     def gradients(self, batch: Batch, inner: Callable[[Batch], None]) -> None:
         """Batch-norm's statistics are gathered from each rank's rows: keep their mean."""
         inner(batch)
-        if self.statistics and self.local is None:
-            flat = self.loop.ranks.mean(torch.cat([one.flatten() for one in self.statistics]))
-            sizes = [one.numel() for one in self.statistics]
-            with torch.no_grad():
-                for statistic, mean in zip(self.statistics, torch.split(flat, sizes), strict=True):
-                    statistic.copy_(mean.view_as(statistic))
+        if self.local is None:
+            average(self.statistics, self.loop.ranks)
 
     def look_at_clock(self) -> None:
         """The loop's clock starts anew with each epoch."""
@@ -146,18 +141,13 @@ class ReplicatedTraining:
 
     def warn(self) -> None:
         """Say what is not the same as in one process."""
-        kinds = [type(module) for module in self.loop.model.modules()]
         compression = self.instruction.compression
         differ = {
-            "batch-norm takes its statistics from each process's rows": any(
-                issubclass(kind, _BatchNorm) and not issubclass(kind, nn.SyncBatchNorm) for kind in kinds
-            ),
-            "dropout draws other masks": any(issubclass(kind, _DropoutNd) for kind in kinds),
             f"gradients are exchanged in {compression}": compression != "none",
             f"weights are averaged every {self.instruction.average_every} steps, gradients of each "
             f"{self.instruction.apart} are its own": self.local is not None,
         }
-        if said := [words for words, holds in differ.items() if holds]:
+        if said := inexact(self.loop.model) + [words for words, holds in differ.items() if holds]:
             self.loop.notes.append(
                 f"distributed_data_parallel: not exactly the training of one process: {', '.join(said)}"
             )

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from fulldeck.blocks import named_blocks
+from fulldeck.distributed.own_rows import average, inexact
 from fulldeck.distributed.spread_tensor import is_spread
 from fulldeck.errors import BadInput
 from fulldeck.instructions.training.fully_sharded_training.shards import Shards, shard
+from fulldeck.training.batch_norm import running_statistics
 
 if TYPE_CHECKING:
     from fulldeck.instructions.training.fully_sharded_training import FullyShardedTraining
@@ -27,6 +29,7 @@ class ShardedTraining:
         self.instruction = instruction
         self.loop = loop
         self.shards: Shards | None = None
+        self.statistics: list[Tensor] = []
         self.figures = loop.figures()
 
     def wrap(self, model: nn.Module) -> nn.Module:
@@ -44,6 +47,7 @@ class ShardedTraining:
             reshard=own.reshard,
             cpu_offload=own.cpu_offload,
         )
+        self.statistics = list(running_statistics(model).values())
         self.figures["blocks_put_together"] = {"after": len(self.shards.blocks)}
         return model
 
@@ -61,12 +65,20 @@ class ShardedTraining:
             self.shards.drop()
 
     def announce(self) -> None:
-        """Whoever holds on to parameters takes the shares that there are now."""
+        """Whoever holds on to parameters takes the shares that there are now; say what differs from one process."""
         self.loop.model_was_changed()
+        if said := inexact(self.loop.model):
+            self.loop.notes.append(
+                f"fully_sharded_training: not exactly the training of one process: {', '.join(said)}"
+            )
 
     def gradients(self, batch: Batch, inner: Callable[[Batch], None]) -> None:
-        """What is trained beside the model is not shared out: its gradients are the mean over the ranks."""
+        """What is trained beside the model is not shared out: its gradients are the mean over the ranks.
+
+        So are batch-norm's statistics, which each rank gathers from its own rows.
+        """
         inner(batch)
+        average(self.statistics, self.loop.ranks)
         for parameter in self.loop.companions.parameters():
             if parameter.grad is not None:
                 parameter.grad = self.loop.ranks.mean(parameter.grad)

@@ -51,6 +51,7 @@ from fulldeck.machine import recent_peak, reset_peak
 from fulldeck.memory import give_back, parse_bytes, spoken_bytes
 from fulldeck.training.batch import split_batch
 from fulldeck.training.random_state import random_state, restore_random_state
+from fulldeck.training.trial import check_trial
 
 if TYPE_CHECKING:
     from fulldeck.diagnosis.findings import Findings
@@ -135,6 +136,8 @@ class GradientCheckpointing(Instruction):
 
         Raises CannotAct if it has no repeated blocks, BadInput if nothing matches an entry of `blocks`.
         """
+        if self.budget is not None:
+            check_trial(loop)
         run = _Run(self, loop)
         run.wrap()
         loop.keep(run)

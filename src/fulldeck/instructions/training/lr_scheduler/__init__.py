@@ -46,6 +46,7 @@ from fulldeck.instructions.training.lr_scheduler.rates import (
 )
 from fulldeck.instructions.training.lr_scheduler.scheduled_run import ScheduledRun
 from fulldeck.instructions.training.lr_scheduler.schedules import Kind, lr_multiplier, schedule
+from fulldeck.training.trial import check_trial
 
 if TYPE_CHECKING:
     from fulldeck.data import Data
@@ -147,6 +148,8 @@ class LrScheduler(Instruction):
         """
         if self.kind == "plateau" and loop.validation is None:
             raise BadInput("lr_scheduler: plateau needs validation data; split some off, or use cosine")
+        if self.range_test:
+            check_trial(loop)
         run = ScheduledRun(self, loop)
         loop.keep(run)
         loop.on("ready", run.start)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from fulldeck.errors import BadInput, closest
@@ -104,7 +105,7 @@ class ScheduledRun:
         units = 1
         if self.instruction.unit == "time":
             now = time.monotonic()
-            self.elapsed += now - self._since
+            self.elapsed += self._agreed(now - self._since)
             self._since = now
             assert self.instruction.seconds is not None
             units = int(TICKS * self.elapsed / self.instruction.seconds) - self.schedulers[0].last_epoch
@@ -114,6 +115,13 @@ class ScheduledRun:
             # The last rate stays: OneCycleLR has none after it, and a plateau goes on from the warm-up's.
             for _ in range(min(units, self.total - 1 - scheduler.last_epoch)):
                 scheduler.step()
+
+    def _agreed(self, seconds: float) -> float:
+        """The mean over the ranks: by clocks of their own they would take other rates, and end apart."""
+        ranks = self.loop.ranks
+        if ranks.world_size == 1:
+            return seconds
+        return float(ranks.mean(torch.tensor(seconds, device=self.loop.device)))
 
     def watch(self, metrics: dict[str, float]) -> None:
         """The metric that a plateau is seen in."""

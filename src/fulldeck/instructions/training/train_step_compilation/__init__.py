@@ -128,7 +128,7 @@ class TrainStepCompilation(Instruction):
         run = Compilation(self, loop)
         loop.keep(run)
         if self.bucket is not None:
-            loop.on("part_start", run.pad)
+            loop.on("part_start", run.pad_compiled)
         loop.around("forward", run.forward)
         loop.deploy_with(run.off)
         loop.on("model_changed", run.follow)

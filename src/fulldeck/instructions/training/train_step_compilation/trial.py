@@ -76,6 +76,11 @@ class Compilation:
             part.inputs, part.targets, self.instruction.bucket, padding=self.padding
         )
 
+    def pad_compiled(self, part: Part) -> None:
+        """Only where padding has been found to change nothing, and saves compilations."""
+        if self.enabled:
+            self.pad(part)
+
     @property
     def padding(self) -> int:
         return getattr(self.loop.data.encoder, "padding", 0) if self.loop.data is not None else 0
@@ -130,16 +135,20 @@ class Compilation:
         own = self.instruction
         self.step(part)  # the first one allocates
         eager, uncompiled_loss = self.step(part)
+        refusal, first = None, eager
         try:
             self.compile()
             self.enabled = True
             first, compiled_loss = self.step(part)
+            refusal = self.other_loss(uncompiled_loss, compiled_loss)
         except (TorchDynamoException, InductorError) as error:
-            self.remove()
             reason = " ".join(str(error).partition("\n\n")[0].split()) or type(error).__name__
-            raise CannotAct(f"the compiler failed on this model: {reason}") from error
+            refusal = f"the compiler failed on this model: {reason}"
+        # A rank that trained on alone as it is would compute other bits than the others.
+        if refusals := [one for one in self.loop.ranks.gather(refusal) if one is not None]:
+            self.remove()
+            raise CannotAct(refusals[0])
         self.figures["compile_seconds"] = {"before": 0.0, "after": max(first - eager, 0.0)}
-        self.check_loss(uncompiled_loss, compiled_loss)
         if not own.measure:
             return
         times: dict[bool, list[float]] = {True: [], False: []}
@@ -162,13 +171,14 @@ class Compilation:
             )
         self.figures["break_even_steps"] = {"before": 0, "after": round(first / (eager - compiled))}
 
-    def check_loss(self, one: float, other: float) -> None:
+    def other_loss(self, one: float, other: float) -> str | None:
+        """What to say if compiling makes another loss."""
         drawing = any(
             isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in self.loop.model.modules()
         )
         if not drawing and abs(one - other) > SAME_LOSS * max(abs(one), 1e-3):
-            self.remove()
-            raise CannotAct(f"compiled, the loss of the first batch is {other:.6g} in place of {one:.6g}")
+            return f"compiled, the loss of the first batch is {other:.6g} in place of {one:.6g}"
+        return None
 
     @torch.no_grad()
     def check_padding(self, inputs: Tensors, multiple: int) -> None:
