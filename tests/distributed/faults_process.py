@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+import fulldeck
 from fulldeck.distributed.process_group import joined
 from fulldeck.distributed.ranks import Ranks
 from fulldeck.errors import BadInput, LostRank, SaidElsewhere
@@ -50,6 +51,12 @@ def other_recipe(rank: int, ranks: Ranks) -> None:
     refuse_other_work(ranks, RECIPE.format(3 + rank))
 
 
+def other_version(rank: int, ranks: Ranks) -> None:
+    if rank == 1:
+        fulldeck.__version__ = "0.0.1"
+    refuse_other_work(ranks, RECIPE.format(3))
+
+
 def other_data(rank: int, ranks: Ranks) -> None:
     data = rows()
     if rank == 1:
@@ -66,6 +73,7 @@ FAULTS: dict[str, Callable[[int, Path, Ranks], None]] = {
     "stopped": lambda rank, folder, ranks: trained(rank, folder, stop_for_a_while),
     "failed": lambda rank, folder, ranks: trained(rank, folder, fail),
     "another recipe": lambda rank, folder, ranks: other_recipe(rank, ranks),
+    "another version": lambda rank, folder, ranks: other_version(rank, ranks),
     "other data": lambda rank, folder, ranks: other_data(rank, ranks),
     "another model": lambda rank, folder, ranks: other_model(rank, ranks),
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from fulldeck.instructions.data.auto_data_augmentation import AutoDataAugmentati
 from fulldeck.instructions.training.distributed_data_parallel import DistributedDataParallel
 from fulldeck.instructions.training.dynamic_batch_scheduler import DynamicBatchScheduler
 from fulldeck.instructions.training.early_stopping import EarlyStopping
+from fulldeck.instructions.training.fault_tolerant_checkpointing import FaultTolerantCheckpointing
 from fulldeck.instructions.training.fully_sharded_training import FullyShardedTraining
 from fulldeck.instructions.training.gradient_checkpointing import GradientCheckpointing
 from fulldeck.instructions.training.gradient_stabilization import GradientStabilization
@@ -117,6 +119,10 @@ class Case:
     metrics: Mapping[str, Any] = field(default_factory=lambda: {"accuracy": accuracy})
     epochs: int = 3
     rate: float = 0.01
+    replicas: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters of 22."""
+    shards: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters of 26."""
     like_one: bool = True
     """Whether one process comes to the same; else only the ranks do."""
     out_of_memory: bool = False
@@ -151,6 +157,17 @@ CASES: Mapping[str, Case] = {
     "adapters": Case((ParameterEfficientFinetuning(),)),
     "lion": Case((OptimizerSelection(kind="lion"),)),
     "batch statistics": Case(data=images, network=batch_norms, like_one=False),
+    "every parameter": Case(
+        replicas={"gradient_predivide_factor": 1.5, "bucket_mb": 0.001, "static_graph": True},
+        shards={"blocks": ("Block",), "reshard": "never"},
+    ),
+    "exchanged after each part, and let go": Case(
+        settings={"micro_batch": 3},
+        replicas={"exchange": "every", "find_unused_parameters": True},
+        shards={"reshard": "always"},
+    ),
+    "sixteen bits": Case(replicas={"compression": "bfloat16"}, shards={"dtype": "bfloat16"}, like_one=False),
+    "float16": Case(replicas={"compression": "float16"}, like_one=False),
     "time": Case((LrScheduler(unit="time", seconds=0.5),), epochs=10_000, like_one=False),
     "range test": Case((LrScheduler(range_test=True),)),
 }
@@ -183,7 +200,8 @@ def training(case: Case, kind: str | None, folder: Path, **settings: Any) -> Tra
     spread = []
     if kind is not None:
         place = meeting(folder)
-        spread = [KINDS[kind](init_method=place.init_method, timeout_seconds=place.timeout_seconds)]
+        chosen = case.replicas if kind == "replicas" else case.shards
+        spread = [KINDS[kind](init_method=place.init_method, timeout_seconds=place.timeout_seconds, **chosen)]
     for one in planned(data.kind, *case.instructions, *spread):
         loop.attach(one, one.card.name)
     if case.out_of_memory:
@@ -222,12 +240,60 @@ def found(case: Case, kind: str | None, folder: Path) -> dict[str, Any]:
     }
 
 
+KEPT = Case(
+    (
+        WeightAveraging(decay=0.9),
+        EarlyStopping(patience=9),
+        GradientStabilization(limit=0.5),
+        FaultTolerantCheckpointing(),
+    )
+)
+"""A training that is kept, to be gone on with in another way."""
+
+
+def begun(kind: str | None, place: Path) -> None:
+    """All epochs but the last one."""
+    training(replace(KEPT, epochs=KEPT.epochs - 1), kind, place, checkpoints=place / "kept").fit()
+
+
+def ended(kind: str | None, place: Path) -> dict[str, Any]:
+    """The weights after the last epoch."""
+    loop = training(KEPT, kind, place, checkpoints=place / "kept")
+    model = loop.fit(resume=True)
+    return {
+        "steps": loop.step,
+        "weights": {name: tensor.tolist() for name, tensor in model.state_dict().items()},
+    }
+
+
+def changed_over(folder: Path) -> dict[str, Any]:
+    """What two ranks begin and end, in every way that they can."""
+    found = {}
+    for kind in KINDS:
+        found[f"alone, {kind}"] = ended(kind, folder / f"alone-{kind}")
+        begun(kind, folder / f"{kind}-alone")
+        for other in KINDS:
+            place = folder / f"{kind}-{other}"
+            begun(kind, place)
+            found[f"{kind}, {other}"] = ended(other, place)
+    return found
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
+    for first, second in product(("alone", *KINDS), repeat=2):
+        (folder / f"{first}-{second}").mkdir()
+    for kind in KINDS:
+        begun(None, folder / f"alone-{kind}")
     alone = {name: found(case, None, folder) for name, case in CASES.items() if case.like_one}
-    both = in_two(lambda rank: {kind: in_kind(kind, folder) for kind in KINDS}, folder / "both")
-    (folder / "found.json").write_text(json.dumps({"alone": alone, "ranks": both}))
+    both = in_two(
+        lambda rank: {kind: in_kind(kind, folder) for kind in KINDS} | {"over": changed_over(folder)},
+        folder / "both",
+    )
+    over = both[0]["over"] | {f"{kind}, alone": ended(None, folder / f"{kind}-alone") for kind in KINDS}
+    alone["kept"] = found(replace(KEPT, instructions=KEPT.instructions[:-1]), None, folder)
+    (folder / "found.json").write_text(json.dumps({"alone": alone, "ranks": both, "over": over}))
 
 
 def in_kind(kind: str, folder: Path) -> dict[str, Any]:

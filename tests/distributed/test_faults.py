@@ -54,6 +54,7 @@ def test_a_rank_that_fails_leaves_its_reason(found: dict[str, Any]) -> None:
             "another recipe",
             "rank 1 has another recipe than rank 0, which is here: train.epochs: 4 there, 3 here",
         ),
+        ("another version", "rank 1 has another version of fulldeck than rank 0: 0.0.1 (code "),
         ("other data", "rank 1 has other train data than rank 0: 48 examples"),
         ("another model", "rank 1 has another model (weight) than rank 0: 3 x 4 there, 2 x 4 at rank 0"),
     ],

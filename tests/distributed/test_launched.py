@@ -69,7 +69,9 @@ def test_a_process_is_killed_and_the_run_ends_as_if_it_had_not_been(
     assert "Traceback" not in errors
     result = json.loads(said)  # one document, though a rank has failed in between
     assert result["training"]["history"] == expected["training"]["history"]
-    one, other = (load_file(Path(found["run"]) / "model.safetensors") for found in (expected, result))
+    one, other = (
+        load_file(Path(found["run"]) / "artifacts" / "model.safetensors") for found in (expected, result)
+    )
     assert all((one[name] == other[name]).all() for name in one)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from tests.distributed.parity_process import CASES, KINDS, goes_with
 
 PAIRS = [(name, kind) for name, case in CASES.items() for kind in KINDS if goes_with(case, kind)]
+WAYS = [f"{one}, {other}" for one, other in product(("alone", *KINDS), repeat=2)][1:]
 DECISIONS = ("stopped", "skipped", "epochs", "steps", "notes")
 
 
@@ -53,6 +55,21 @@ def test_all_ranks_have_the_same_bits(found: dict[str, Any], name: str, kind: st
     first, second = (rank[kind][name] for rank in found["ranks"])
     for what in ("weights", "losses", "history", *DECISIONS):
         assert first[what] == second[what], what
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        f"{one}, {other}"
+        for one, other in product(("alone", *KINDS), repeat=2)
+        if one != "alone" or other != "alone"
+    ],
+)
+def test_what_one_way_has_begun_another_ends(found: dict[str, Any], way: str) -> None:
+    ended, expected = found["over"][way], found["alone"]["kept"]
+    assert ended["steps"] == expected["steps"]
+    for weight, values in expected["weights"].items():
+        np.testing.assert_allclose(ended["weights"][weight], values, rtol=1e-3, atol=1e-4, err_msg=weight)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -81,8 +81,19 @@ class LastCheckpoint:
         self._ranks.first(lambda: write_bytes(self.path, content))
 
     def read(self, resume: bool) -> dict[str, Any] | None:
-        """What the file holds; None where there is none, or a training is not to go on."""
-        return self._ranks.own(load_checkpoint(self.path)) if resume and self.path.exists() else None
+        """What the file holds; None where there is none, or a training is not to go on.
+
+        Raises BadInput if some of the processes see the file and others do not.
+        """
+        if not resume:
+            return None
+        seen = self._ranks.gather(self.path.exists())
+        if any(seen) and not all(seen):
+            raise BadInput(
+                f"rank {seen.index(False)} sees no {self.path}, which rank {seen.index(True)} would go on from; give "
+                "all machines the same folder"
+            )
+        return self._ranks.own(load_checkpoint(self.path)) if all(seen) else None
 
 
 def save_checkpoint(path: Path, state: Any) -> None:

@@ -172,7 +172,7 @@ class CheckpointFolder:
             self._job.start()
             if wait or not self.asynchronous:
                 self.wait()
-        elif metrics and step in self._kept:
+        elif metrics:
             self.ranks.first(lambda: self._judge(step, dict(metrics)))
         self.stalls.append(time.perf_counter() - begun)
 

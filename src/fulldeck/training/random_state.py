@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+ACCELERATORS = ("cuda", "xpu")
+"""Modules of torch whose devices have generators of their own."""
+
 
 def seed_all(seed: int) -> None:
     """Seed Python's, NumPy's and torch's global generators."""
@@ -23,8 +26,9 @@ def random_state() -> dict[str, Any]:
         "numpy": np.random.get_state(),
         "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+    for name in ACCELERATORS:
+        if (accelerator := getattr(torch, name)).is_available():
+            state[name] = accelerator.get_rng_state_all()
     return state
 
 
@@ -33,5 +37,6 @@ def restore_random_state(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    for name in ACCELERATORS:
+        if name in state and (accelerator := getattr(torch, name)).is_available():
+            accelerator.set_rng_state_all(state[name])

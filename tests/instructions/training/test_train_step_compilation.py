@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 from torch import nn
@@ -158,6 +160,32 @@ def test_a_compiler_that_fails_is_told_in_one_line():
 @torch._dynamo.register_backend
 def fails(graph, inputs):
     raise ValueError("planted")
+
+
+def test_a_shape_that_the_compiler_fails_on_runs_as_it_is():
+    batches = [(INPUTS[:rows], TARGETS[:rows]) for rows in (8, 5, 8, 5, 5)]
+
+    def fit(*instructions):
+        torch.manual_seed(0)
+        loop = TrainingLoop(
+            network(), batches, nn.functional.cross_entropy, instructions=instructions, epochs=2, device="cpu"
+        )
+        loop.fit()
+        return loop
+
+    compiled, plain = fit(step(backend="fails_on_five", compile_after=1)), fit()
+    (note,) = [note for note in compiled.notes if "run as they are" in note]
+    assert note.startswith("train_step_compilation: the compiler failed on batches of 5 x ")
+    assert note.endswith("planted for five rows")
+    for one, other in zip(compiled.history, plain.history, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+
+
+@torch._dynamo.register_backend
+def fails_on_five(graph, inputs):
+    if any(isinstance(one, torch.Tensor) and one.ndim == 2 and len(one) == 5 for one in inputs):
+        raise ValueError("planted for five rows")
+    return graph
 
 
 def test_with_optional_a_run_goes_on_without(tmp_path):
@@ -332,6 +360,7 @@ def test_machine_code_is_kept_on_disk(tmp_path, monkeypatch):
     loop = training(step(backend="inductor", cache=str(tmp_path / "compiled")))
     loop.fit()
     assert any((tmp_path / "compiled").rglob("*.so"))
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == ""  # others have theirs again
     assert loop.history[-1]["loss"] == pytest.approx(_history()[-1]["loss"], rel=1e-3)
 
 

@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fulldeck.distributed.spread_tensor import spread_as
 from fulldeck.errors import BadInput, closest
 from fulldeck.figures import lower_is_better
 from fulldeck.instruction import Evidence, Instruction, instruction, param
@@ -196,7 +197,10 @@ class BestWeights:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over what `state_dict` gave."""
         tensors = self._tensors()
-        self._copies = {name: tensors[name].detach().clone().copy_(saved) for name, saved in state.items()}
+        self._copies = {
+            name: tensors[name].detach().clone().copy_(spread_as(saved, tensors[name]))
+            for name, saved in state.items()
+        }
 
     def _tensors(self) -> dict[str, Tensor]:
         return {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}

@@ -40,6 +40,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
+from fulldeck.distributed.spread_tensor import spread_as
 from fulldeck.errors import BadInput, closest
 from fulldeck.instruction import Evidence, Instruction, instruction, param
 from fulldeck.training.batch import Tensors
@@ -321,4 +322,5 @@ def _copy(source: list[Tensor], destination: list[Tensor]) -> None:
 
 def _like(saved: Tensor, current: Tensor) -> Tensor:
     # The strides of the parameter: an average in another memory format is several times slower.
-    return torch.empty_like(current, dtype=saved.dtype, requires_grad=False).copy_(saved)
+    same: Tensor = spread_as(saved, current)
+    return torch.empty_like(current, dtype=saved.dtype, requires_grad=False).copy_(same)

@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import model_validator
 
-from fulldeck.distributed.process_group import join
+from fulldeck.distributed.process_group import ON_DEVICE, join
 from fulldeck.distributed.rank_random import draw_apart
 from fulldeck.distributed.spread_training import SpreadTraining
 from fulldeck.distributed.two_processes import changes_in_two_processes
@@ -139,7 +139,8 @@ class DistributedDataParallel(SpreadTraining):
     def cannot(self, situation: Situation) -> str | None:
         """With a compression that the backend cannot do."""
         try:
-            refuse_compression(self.compression, situation.device)
+            backend = ON_DEVICE.get(situation.device, "gloo") if self.backend == "auto" else self.backend
+            refuse_compression(self.compression, backend)
         except BadInput as error:
             return str(error)
         return super().cannot(situation)

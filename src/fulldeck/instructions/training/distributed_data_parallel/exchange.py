@@ -104,12 +104,10 @@ class Replicas(DistributedDataParallel):
     exchange: Exchange
 
 
-def refuse_compression(compression: Compression, device_type: str) -> None:
-    """Raise BadInput for what the backend of such a device cannot do."""
-    if compression == "powersgd" and device_type == "cpu":
-        raise BadInput(
-            "compression: powersgd aborts on gloo, which exchanges what lies on a CPU; write compression: bfloat16"
-        )
+def refuse_compression(compression: Compression, backend: str) -> None:
+    """Raise BadInput for what a backend, as `pick_backend` gives it, cannot do."""
+    if compression == "powersgd" and backend == "gloo":
+        raise BadInput("compression: powersgd aborts on gloo; write compression: bfloat16")
 
 
 def replicate(
@@ -129,7 +127,7 @@ def replicate(
     afterwards. Within `group` alone, if there is one. Raises BadInput for a compression that the backend cannot do.
     """
     device = next(model.parameters()).device
-    refuse_compression(compression, device.type)
+    refuse_compression(compression, dist.get_backend(group))
     replicas = Replicas(
         model,
         device_ids=None if device.type == "cpu" else [device],

@@ -79,7 +79,7 @@ class FullyShardedTraining(SpreadTraining):
     dtype: Literal["float32", "bfloat16"] = param(
         "float32",
         search=("float32", "bfloat16"),
-        doc="What blocks compute in; gradients are added in float32.",
+        doc="What the model computes in; gradients are added in float32.",
     )
     reshard: Literal["auto", "always", "never"] = param(
         "auto",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -29,15 +30,20 @@ _MARKS = ("__composable_api_state_key", "_is_fsdp_managed_module", "_fsdp_use_or
 class Shards:
     """A model of which each process holds a share, until `put_together`; `blocks` are put together one by one."""
 
-    def __init__(self, model: nn.Module, blocks: Mapping[str, nn.Module], **policy: Any) -> None:
+    def __init__(
+        self, model: nn.Module, blocks: Mapping[str, nn.Module], dtype: torch.dtype, **policy: Any
+    ) -> None:
         self.model = model
         self.blocks = list(blocks)
         with torch.no_grad():
             for tensor in (*model.parameters(), *model.buffers()):
                 dist.broadcast(tensor.detach(), 0)
+        narrow = None if dtype == torch.float32 else dtype
+        computing = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=torch.float32)
         for block in blocks.values():
-            fully_shard(block, **policy)
-        fully_shard(model, **policy)
+            fully_shard(block, mp_policy=computing, **policy)
+        # What comes after a block takes what the block gives; the loss gets float32.
+        fully_shard(model, mp_policy=replace(computing, output_dtype=torch.float32), **policy)
 
     def drop(self) -> None:
         """Let go of what is put together at the moment, so that what is done to the shares is seen."""
@@ -71,18 +77,13 @@ def shard(
     """Share `model` out among the processes of the group, in place; rank 0's weights are those of all.
 
     `blocks` (by name; left out: the repeated ones) are put together one at a time, what is outside of them with
-    the model. They compute in `dtype`. Optimizers are to be made afterwards, of the parameters that it has then.
+    the model. All compute in `dtype`. Optimizers are to be made afterwards, of the parameters that it has then.
     """
     policy = {
         "reshard_after_forward": _RESHARD[reshard],
-        "mp_policy": MixedPrecisionPolicy(
-            param_dtype=None if dtype == torch.float32 else dtype,
-            reduce_dtype=torch.float32,
-            output_dtype=torch.float32,
-        ),
         "offload_policy": CPUOffloadPolicy() if cpu_offload else OffloadPolicy(),
     }
-    return Shards(model, repeated_blocks(model) if blocks is None else blocks, **policy)
+    return Shards(model, repeated_blocks(model) if blocks is None else blocks, dtype, **policy)
 
 
 def _plain(parameter: nn.Parameter) -> nn.Parameter:

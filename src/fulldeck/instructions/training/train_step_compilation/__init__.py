@@ -30,8 +30,6 @@ Example:
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fulldeck.instruction import Evidence, Instruction, Prediction, instruction, param
@@ -123,8 +121,6 @@ class TrainStepCompilation(Instruction):
         # Here, because torch's compiler takes seconds to import, and a plan needs none of it.
         from fulldeck.instructions.training.train_step_compilation.trial import Compilation
 
-        if self.cache is not None:
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(self.cache).absolute())
         run = Compilation(self, loop)
         loop.keep(run)
         if self.bucket is not None:

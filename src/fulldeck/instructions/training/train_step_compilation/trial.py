@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,8 @@ WORTH_IT = 0.97
 SAME_LOSS = 0.02
 """Relative difference that compiling may make to the loss of one batch; bfloat16 alone makes some."""
 
+_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+
 
 class Compilation:
     """What is compiled in one training, and what that came to."""
@@ -47,10 +51,14 @@ class Compilation:
         self.compiled: CompiledModel | None = None
         self.seen: Counter[tuple[int, ...]] = Counter()
         self.chosen: list[tuple[int, ...]] = []
+        self.failed: set[tuple[int, ...]] = set()
         self.compilations = 0
         self.figures["compilations"] = {"before": 0, "after": 0}
         self.limit: int = torch._dynamo.config.recompile_limit
         self.hooks_skipped: bool = torch._dynamo.config.skip_nnmodule_hook_guards
+        self.cache: str | None = os.environ.get(_CACHE)
+        if instruction.cache is not None:
+            os.environ[_CACHE] = str(Path(instruction.cache).absolute())
         callback_handler.register_end_callback(self.count)
 
     def follow(self) -> None:
@@ -87,14 +95,30 @@ class Compilation:
 
     def forward(self, part: Part, inner: Callable[[Part], None]) -> None:
         # Where operations are watched one by one, torch's compiler would give a function up for good.
-        if self.enabled and not is_in_torch_dispatch_mode() and self.wanted(part.inputs):
+        if not self.enabled or is_in_torch_dispatch_mode() or not self.wanted(part.inputs):
+            with self.off():
+                inner(part)
+            return
+        try:
             inner(part)
-        else:
+        except (TorchDynamoException, InductorError) as error:
+            shape = _shape(part.inputs)
+            if shape not in self.chosen[1:]:
+                raise  # the first shape: `compare` says what that means
+            # Shapes that are not compiled run as they are, and so does one that cannot be.
+            self.chosen.remove(shape)
+            self.failed.add(shape)
+            self.loop.notes.append(
+                f"train_step_compilation: the compiler failed on batches of {' x '.join(map(str, shape))}, which run "
+                f"as they are: {_reason(error)}"
+            )
             with self.off():
                 inner(part)
 
     def wanted(self, inputs: Tensors) -> bool:
-        shape = tuple((inputs if isinstance(inputs, Tensor) else next(iter(inputs.values()))).shape)
+        shape = _shape(inputs)
+        if shape in self.failed:
+            return False
         if shape in self.chosen:
             return True
         self.seen[shape] += 1
@@ -142,8 +166,7 @@ class Compilation:
             first, compiled_loss = self.step(part)
             refusal = self.other_loss(uncompiled_loss, compiled_loss)
         except (TorchDynamoException, InductorError) as error:
-            reason = " ".join(str(error).partition("\n\n")[0].split()) or type(error).__name__
-            refusal = f"the compiler failed on this model: {reason}"
+            refusal = f"the compiler failed on this model: {_reason(error)}"
         # A rank that trained on alone as it is would compute other bits than the others.
         if refusals := [one for one in self.loop.ranks.gather(refusal) if one is not None]:
             self.remove()
@@ -231,6 +254,10 @@ class Compilation:
             self.compiled = None
         torch._dynamo.config.recompile_limit = self.limit
         torch._dynamo.config.skip_nnmodule_hook_guards = self.hooks_skipped
+        if self.instruction.cache is not None:
+            os.environ.pop(_CACHE, None)
+            if self.cache is not None:
+                os.environ[_CACHE] = self.cache
         if self.count in callback_handler.end_callbacks:
             callback_handler.remove_end_callback(self.count)
 
@@ -249,3 +276,11 @@ class Compilation:
         self.enabled = state["enabled"]
         self.chosen = [tuple(shape) for shape in state["chosen"]]
         self.seen = Counter({tuple(shape): count for shape, count in state["seen"]})
+
+
+def _shape(inputs: Tensors) -> tuple[int, ...]:
+    return tuple((inputs if isinstance(inputs, Tensor) else next(iter(inputs.values()))).shape)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).partition("\n\n")[0].split()) or type(error).__name__
