@@ -351,8 +351,7 @@ def main() -> None:
     if options.case:
         print(json.dumps(run_case(options.case, rounds, options.quick, threads, options.time_when)))
         return
-    there = json.loads(FILE.read_bytes())["cases"] if FILE.is_file() else []
-    result: dict[str, Any] = {"goals": GOALS, "rounds": rounds, "cases": there, "machine": describe()}
+    raw: dict[str, Any] = json.loads(FILE.read_bytes())["raw"] if FILE.is_file() else {}
     for case in (options.only,) if options.only else CASES:
         print(f"{case} ...", file=sys.stderr, flush=True)
         command = [
@@ -381,10 +380,32 @@ def main() -> None:
             if done.returncode == 0 and lines
             else {"case": case, "failed": done.returncode}
         )
-        result["cases"] = [one for one in result["cases"] if one["case"] != case] + [found]
+        raw[case] = found
         show(found)
         if not options.quick:
-            write_result("engines", result)  # after each case: what is measured is kept
+            write_result("engines", result_of(raw, rounds))  # after each case: what is measured is kept
+
+
+def result_of(raw: Mapping[str, Any], rounds: int) -> dict[str, Any]:
+    """All cases that there are: what was chosen, and every arm."""
+    timed = {case: found for case, found in raw.items() if "chosen" in found}
+    return {
+        "machine": describe(),
+        "goals": GOALS,
+        "rounds": rounds,
+        "chosen": {
+            case: {name: found[name] for name in ("chosen_of_best", "faster_than_eager_fp32")}
+            for case, found in timed.items()
+        },
+        "arms": {
+            case: {
+                arm: {"latency_ms": one, "cosine": one["cosine"], "largest_difference": one["difference"]}
+                for arm, one in found["latency_ms"].items()
+            }
+            for case, found in timed.items()
+        },
+        "raw": raw,
+    }
 
 
 def show(found: Mapping[str, Any]) -> None:

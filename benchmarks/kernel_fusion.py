@@ -52,9 +52,9 @@ STEPS = {
 """The same in the words of the Triton kernel."""
 
 
-def chains(rounds: int, device: torch.device) -> list[dict[str, Any]]:
+def chains(rounds: int, device: torch.device) -> dict[str, Any]:
     """Eager time over that of each way of fusing, by chain and size."""
-    found = []
+    found: dict[str, Any] = {}
     for chain, steps in STEPS.items():
         for exponent in (10, 14, 18, 22) if device.type == "cpu" else (14, 18, 22, 26):
             rows = 2**exponent // 64
@@ -71,14 +71,12 @@ def chains(rounds: int, device: torch.device) -> list[dict[str, Any]]:
             for way in ways.values():
                 assert torch.allclose(way(), ways["eager"](), atol=1e-5)
             times = in_turns(ways, rounds)
-            one = {
-                "chain": chain.__name__,
-                "elements": 2**exponent,
+            name = f"{chain.__name__} of {2**exponent:,} elements"
+            found[name] = {
                 "faster": {way: times["eager"] / times[way] for way in ways if way != "eager"},
                 "eager_us": 1e6 * times["eager"],
             }
-            print(one, flush=True)
-            found.append(one)
+            print(name, found[name], flush=True)
     return found
 
 
@@ -107,14 +105,16 @@ def instruction(name: str, looks: tuple[int, ...], device: torch.device) -> dict
     with tempfile.TemporaryDirectory() as folder:
         before = candidate(name, Path(folder), device)
         after = KernelFusion().optimise(before)
-        ratios = {}
+        ratios: dict[str, float] = {}
         for rows in (1, 32):
             inputs = before.example(rows)
             engines = {"plain": PyTorchEngine(before.module), "taken": after._engine}
             timed = fastest(engines, inputs, looks=looks)
-            ratios[str(rows)] = timed["taken"].latency.estimate / timed["plain"].latency.estimate
-        found = {"network": name, "time_ratio_by_rows": ratios, "notes": list(after.notes)}
-        print(found, flush=True)
+            ratios[f"time_ratio_at_{rows}_rows"] = (
+                timed["taken"].latency.estimate / timed["plain"].latency.estimate
+            )
+        found = {**ratios, "notes": list(after.notes)}
+        print(name, found, flush=True)
         return found
 
 
@@ -129,9 +129,9 @@ def main() -> None:
     result = {
         "machine": describe(),
         "chains": chains(9 if options.quick else 31, options.device),
-        "instruction": [
-            instruction(name, (15,) if options.quick else (15, 30), options.device) for name in names
-        ],
+        "instruction": {
+            name: instruction(name, (15,) if options.quick else (15, 30), options.device) for name in names
+        },
     }
     print(write_result("kernel_fusion" if options.device.type == "cpu" else "kernel_fusion-gpu", result))
 

@@ -2,11 +2,13 @@
 
     python benchmarks/parity.py
 
-The cases are those of tests/distributed/parity_process.py: trainings of small models without batch statistics, whose
-batches end ragged. Each is trained by one process, by two replicas (22) and in two shards (26). Kept are the largest
-difference of a step's loss and of a weight, relative (losses) and absolute (weights), whether all decisions are the
-same (steps, epochs, skipped steps, early stopping, notes), and whether both ranks hold the same bits. They are float32
-sums in another order, so nothing is expected to be exactly equal but decisions and bits. Results:
+The cases are those of tests/distributed/parity_process.py that come to the same: trainings of small models without
+batch statistics, whose batches end ragged.
+
+Each is trained by one process, by two replicas (22) and in two shards (26). Kept are the largest difference of a
+step's loss and of a weight, relative (losses) and absolute (weights), whether all decisions are the same (steps,
+epochs, skipped steps, early stopping, notes), and whether both ranks hold the same bits. They are float32 sums in
+another order, so nothing is expected to be exactly equal but decisions and bits. Results:
 `benchmarks/results/parity.json`.
 """
 
@@ -37,7 +39,7 @@ def beside(alone: dict[str, Any], ranks: list[dict[str, Any]]) -> dict[str, Any]
     ]
     return {
         "steps": alone["steps"],
-        "loss_difference": float((np.abs(losses[0] - losses[1]) / np.abs(losses[1])).max()),
+        "loss_difference": float((np.abs(losses[0] - losses[1]) / np.maximum(np.abs(losses[1]), 1e-6)).max()),
         "weight_difference": max(weights),
         "same_decisions": all(both[name] == alone[name] for name in DECISIONS),
         "same_bits_on_both_ranks": all(
@@ -55,11 +57,12 @@ def main() -> None:
         command = [sys.executable, "-m", "tests.distributed.parity_process", folder]
         subprocess.run(command, check=True, cwd=ROOT)
         found = json.loads((Path(folder) / "found.json").read_text())
-    first = found["ranks"][0]
+    first = {kind: found["ranks"][0][kind] for kind in ("replicas", "shards")}
     cases = {
         kind: {
             name: beside(found["alone"][name], [rank[kind][name] for rank in found["ranks"]])
             for name in first[kind]
+            if name in found["alone"]
         }
         for kind in first
     }
