@@ -1,6 +1,6 @@
 """Requests a second and latency of fulldeck's server beside LitServe's and plain FastAPI, with one ONNX model.
 
-    python benchmarks/serving.py tiny|digits|wide|convolution [--rounds 3] [--seconds 3] [--binary] [--workers 1]
+    python benchmarks/serving.py tiny|digits|wide|convolution|bert [--rounds 3] [--seconds 3] [--binary] [--workers 1]
 
 In every round, in random order: a closed loop with 64 connections (the most that a server answers), then,
 with Poisson arrivals over 256 connections, the highest rate at which the 99th percentile of latency stays

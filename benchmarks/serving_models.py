@@ -1,4 +1,4 @@
-"""Packages that serving is measured with: a tiny model, digits, one that gains by batches, and one that computes.
+"""Packages that serving is measured with: a tiny model, digits, one that gains by batches, and two that compute.
 
 But for digits weights are random; what a server adds to a model's own time does not depend on them.
 """
@@ -51,7 +51,7 @@ def wide(folder: Path, **settings: Any) -> Path:
 
 def convolution(folder: Path, **settings: Any) -> Path:
     """An image of 3 x 96 x 96 through convolutions: about 5 ms of a core for each row."""
-    channels = (3, 32, 64, 128, 128)
+    channels = (3, 32, 64, *[128] * 5)
     nodes, constants = [], {}
     before = "input"
     for number, (inside, outside) in enumerate(pairwise(channels)):
@@ -71,6 +71,27 @@ def convolution(folder: Path, **settings: Any) -> Path:
         helper.make_node("MatMul", ["flat", "weights"], ["output"]),
     ]
     return _package(folder, "convolution", nodes, constants, (3, 96, 96), 10, **settings)
+
+
+def bert(folder: Path, carried: Mapping[str, Any] = JOINED) -> Path:
+    """BERT-base at length 128, whose token ids come as numbers between 0 and 1: about 0.2 s of a core for each row."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    class FromNumbers(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.model = BertForSequenceClassification(BertConfig(num_labels=10))
+
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.model(input_ids=(input * 30_000).long()).logits
+            return logits
+
+    folder.mkdir(parents=True)
+    # Of random weights float32 differs in more digits than of trained ones.
+    fd.export_onnx(FromNumbers().eval(), torch.rand(2, 128), folder / "model.onnx", max_difference=1e-2)
+    return _packed(folder, "bert", (128,), 10, carried)
 
 
 def digits(folder: Path, carried: Mapping[str, Any] = JOINED) -> Path:
@@ -96,6 +117,7 @@ MODELS: dict[str, Callable[..., Path]] = {
     "digits": digits,
     "wide": wide,
     "convolution": convolution,
+    "bert": bert,
 }
 
 
@@ -123,6 +145,13 @@ def _package(
     folder.mkdir(parents=True)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, folder / "model.onnx")
+    return _packed(folder, name, shape, outputs, carried)
+
+
+def _packed(
+    folder: Path, name: str, shape: tuple[int, ...], outputs: int, carried: Mapping[str, Any]
+) -> Path:
+    """Make the folder with model.onnx a package."""
     service = ServiceFile(
         model=name,
         task="regression",

@@ -188,6 +188,12 @@ def finished(recipe: Recipe, out: Path) -> tuple[Seen | None, str]:
     return seen, ""
 
 
+def ended_well(out: Path) -> bool:
+    """Whether the run below `out` says that it has finished."""
+    results = [path / "result.json" for path in out.iterdir() if RUN.fullmatch(path.name)]
+    return any(path.is_file() and json.loads(path.read_text())["status"] == "finished" for path in results)
+
+
 def look(out: Path) -> Seen:
     """The values and the files below `out`."""
     (run,) = (path for path in out.iterdir() if RUN.fullmatch(path.name))
@@ -249,6 +255,8 @@ def point(
         tally.killed_before_a_checkpoint += there is None
     if in_time:
         seen, why = finished(recipe, out)
+        if seen is None and ended_well(out):
+            seen = look(out)  # it was killed after it had finished, so there is nothing to go on with
         if seen is None:
             tally.note("lost", f"{where}: it cannot go on: {why}")
             return

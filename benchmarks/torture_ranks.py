@@ -23,6 +23,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torture import Seen, Tally, compare, forked, newest_step, state_values, told
 
+from fulldeck.files import tidy
 from fulldeck.instructions.training.fault_tolerant_checkpointing import FaultTolerantCheckpointing
 from fulldeck.instructions.training.lr_scheduler import LrScheduler
 from fulldeck.instructions.training.weight_averaging import WeightAveraging
@@ -40,6 +41,8 @@ def train(rank: int, out: Path, rendezvous: Path) -> None:
     dist.init_process_group(
         "gloo", store=store, rank=rank, world_size=RANKS, timeout=timedelta(seconds=PATIENCE / 2)
     )
+    if rank == 0:
+        tidy(out)  # as the folder of a run does before it goes on
     generator = torch.Generator().manual_seed(rank)
     inputs = torch.randn(96, 16, generator=generator)
     data = torch.utils.data.TensorDataset(inputs, (inputs[:, 0] > 0).long())
