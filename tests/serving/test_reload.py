@@ -72,6 +72,15 @@ def test_a_newer_package_takes_over_and_no_request_is_lost(tmp_path: Path) -> No
         assert server.workers != [before]
 
 
+def test_a_load_may_take_longer_than_a_request(tmp_path: Path) -> None:
+    # No engine process starts within 50 ms.
+    package = sum_package(tmp_path / "package", deadline_ms=50)
+    with running(package, FULLDECK_ADMIN_TOKEN="admin") as server:
+        before = server.workers
+        assert server.ask("POST", LOAD, **ADMIN) == (200, {})
+        eventually(lambda: len(server.workers) == 1 and server.workers != before)
+
+
 @pytest.mark.parametrize("wrong", ["damaged", "another"])
 def test_what_is_wrong_is_not_loaded_and_the_old_one_stays(tmp_path: Path, wrong: str) -> None:
     package = sum_package(tmp_path / "package")

@@ -32,7 +32,7 @@ class Route(NamedTuple):
     """None: an inference, which is answered without a task of its own."""
     label: str
     admin: bool = False
-    """Whether it needs the administrator's token."""
+    """Whether it needs the administrator's token; it then may take its time, since to load a model takes long."""
 
 
 class App:
@@ -86,7 +86,7 @@ class App:
         self._metrics.count(REFUSED, status)
 
     def answer(self, request: Request, respond: Respond) -> Callable[[], object] | None:
-        """Answer within the request's deadline, in every case."""
+        """Answer in every case, and within the request's deadline unless the administrator asks."""
         if request.route.handler is None:
             try:
                 return self._infer(request, respond)
@@ -120,8 +120,9 @@ class App:
         return lambda: version.queue.give_up(job)
 
     async def _run(self, request: Request, handler: Handler, respond: Respond) -> None:
+        seconds = None if request.route.admin else request.deadline - monotonic()
         try:
-            async with asyncio.timeout(request.deadline - monotonic()):
+            async with asyncio.timeout(seconds):
                 response = await handler(request)
         except Exception as error:
             response = self._failed(request, error)
