@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from .packages import lookup_package, sum_package
 from .servers import Server, eventually, meanwhile, running
+from .test_metrics import scrape
 
 ADMIN = {"authorization": "Bearer admin"}
 LOAD, UNLOAD = "/v2/repository/models/sums/load", "/v2/repository/models/sums/unload"
@@ -79,6 +81,36 @@ def test_a_load_may_take_longer_than_a_request(tmp_path: Path) -> None:
         before = server.workers
         assert server.ask("POST", LOAD, **ADMIN) == (200, {})
         eventually(lambda: len(server.workers) == 1 and server.workers != before)
+
+
+def asked_and_left(server: Server, path: str, state: str) -> None:
+    """Ask for it, and leave as soon as it has begun."""
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer admin\r\nContent-Length: 0\r\n\r\n"
+        connection.sendall(head.encode())
+        eventually(lambda: index(server)["state"] == state)
+
+
+def test_a_load_goes_on_without_who_asked_for_it(tmp_path: Path) -> None:
+    with running(sum_package(tmp_path / "package"), FULLDECK_ADMIN_TOKEN="admin") as server:
+        (before,) = server.workers
+        asked_and_left(server, LOAD, "LOADING")
+        eventually(lambda: index(server)["state"] == "READY" and before not in server.workers)
+        assert len(server.workers) == 1
+
+
+def test_an_unload_goes_on_without_who_asked_for_it(tmp_path: Path) -> None:
+    with (
+        running(sum_package(tmp_path / "package"), FULLDECK_ADMIN_TOKEN="admin") as server,
+        meanwhile(1) as call,
+    ):
+        with server.stopped():
+            waiting = call(answer, server)
+            eventually(lambda: scrape(server)["fulldeck_queue_wait_seconds_total",] > 0)
+            asked_and_left(server, UNLOAD, "UNLOADING")
+        assert waiting.result() == (200, [6])
+        eventually(lambda: server.workers == [])
+        eventually(lambda: index(server)["state"] == "UNAVAILABLE")
 
 
 @pytest.mark.parametrize("wrong", ["damaged", "another"])

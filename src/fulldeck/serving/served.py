@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from time import monotonic
+from typing import Any
 
 from fulldeck.errors import BadInput, RunFailed
 from fulldeck.logs import tree
@@ -47,6 +48,7 @@ class Served:
         self._restarts = 0
         self._busy = self._waited = 0.0
         self._exchange = asyncio.Lock()
+        self._exchanges: set[asyncio.Task[None]] = set()
         self._loading: set[asyncio.Task[None]] = set()
 
     # What requests ask.
@@ -75,9 +77,43 @@ class Served:
     async def load(self) -> None:
         """Serve the package that is in the folder now; the version before answers what it was asked.
 
-        Raises BadInput if the package is none, was changed, has other inputs or outputs, or does not answer as
-        it says; RunFailed if its engine dies. What was served is then served on.
+        It goes on if who asked for it leaves. Raises BadInput if the package is none, was changed, has other
+        inputs or outputs, or does not answer as it says; RunFailed if its engine dies. What was served is then
+        served on.
         """
+        await self._to_the_end(self._load())
+
+    async def unload(self) -> None:
+        """Take no more requests, answer those that have come, and end the engine processes.
+
+        It goes on if who asked for it leaves.
+        """
+        await self._to_the_end(self._unload())
+
+    def load_soon(self) -> None:
+        """Load in the background, and log how it went; nothing if that is going on already."""
+        if self._loading:
+            return
+        task = asyncio.get_running_loop().create_task(self._load_and_log())
+        self._loading.add(task)
+        task.add_done_callback(self._loading.discard)
+
+    async def stop(self) -> None:
+        """End all engine processes; none is left when this returns."""
+        versions = self._versions()
+        for task in (tasks := [*self._retiring, *self._exchanges, *self._loading]):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(version.stop() for version in versions))
+
+    async def _to_the_end(self, exchange: Coroutine[Any, Any, None]) -> None:
+        """Half an exchange would leave engine processes that nobody knows of: only `stop` cancels it."""
+        task = asyncio.get_running_loop().create_task(exchange)
+        self._exchanges.add(task)
+        task.add_done_callback(self._exchanges.discard)
+        await asyncio.shield(task)
+
+    async def _load(self) -> None:
         async with self._exchange:
             before, self.state = self._version, "LOADING"
             try:
@@ -102,8 +138,7 @@ class Served:
             if before is not None:
                 self._retire(before)
 
-    async def unload(self) -> None:
-        """Take no more requests, answer those that have come, and end the engine processes."""
+    async def _unload(self) -> None:
         async with self._exchange:
             before, self._version = self._version, None
             if before is not None:
@@ -111,22 +146,6 @@ class Served:
                 self._retire(before)
                 await asyncio.gather(*self._retiring)
             self.state, self.reason = "UNAVAILABLE", "unloaded"
-
-    def load_soon(self) -> None:
-        """Load in the background, and log how it went; nothing if that is going on already."""
-        if self._loading:
-            return
-        task = asyncio.get_running_loop().create_task(self._load_and_log())
-        self._loading.add(task)
-        task.add_done_callback(self._loading.discard)
-
-    async def stop(self) -> None:
-        """End all engine processes; none is left when this returns."""
-        versions = self._versions()
-        for task in (tasks := [*self._retiring, *self._loading]):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(version.stop() for version in versions))
 
     async def _load_and_log(self) -> None:
         try:
