@@ -59,6 +59,14 @@ def test_versions_are_exact_and_needs_of_needs_are_there() -> None:
     assert "torch" in names(lock(["torch"], "table"))
 
 
+def test_only_versions_that_an_index_has_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tmp_path / "numpy-2.0.0+cpu.dist-info"
+    made.mkdir()
+    (made / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 2.0.0+cpu\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "numpy==2.0.0" in lock(["onnxruntime"], "image").splitlines()
+
+
 @pytest.mark.slow
 def test_a_fresh_environment_answers_with_the_same_bits(tmp_path: Path) -> None:
     package = image_package(tmp_path / "package")

@@ -57,7 +57,7 @@ def lock(engines: Collection[str], kind: str) -> str:
 
 
 def closure(names: Collection[str]) -> dict[str, str]:
-    """The distributions of `names` and all that they need here, by canonical name, with their versions."""
+    """The distributions of `names` and all that they need here, by canonical name, with their public versions."""
     found: dict[str, str] = {}
     waiting = [Requirement(name) for name in names]
     while waiting:
@@ -69,7 +69,8 @@ def closure(names: Collection[str]) -> dict[str, str]:
             there = distribution(name)
         except PackageNotFoundError:
             continue  # an optional one that is not here either
-        found[name] = there.version
+        # Without a local part: PyPI has no 2.13.0+cpu, only 2.13.0.
+        found[name] = there.version.partition("+")[0]
         extras = wanted.extras or {""}
         for text in there.requires or ():
             needed = Requirement(text)
