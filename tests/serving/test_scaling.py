@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .packages import sum_package
-from .servers import Server, eventually, meanwhile
+from .servers import Server, eventually, meanwhile, running
 
 RUN = """
 import json, sys
@@ -95,3 +95,14 @@ def test_alerts_need_a_token_and_only_wake(tmp_path: Path) -> None:
         status, said = server.ask("POST", "/alerts", firing)
         assert status == 403
         assert "FULLDECK_TOKEN" in said["error"]
+
+
+def test_a_server_that_does_not_scale_takes_alerts_and_does_nothing(tmp_path: Path) -> None:
+    package = sum_package(tmp_path / "package", workers=2)
+    with running(package, FULLDECK_TOKEN="secret") as server:
+        before = server.workers
+        assert server.ask("POST", "/alerts", {"version": "4", "alerts": []})[0] == 401
+        for _ in range(3):
+            delivery = {"version": "4", "alerts": []}
+            assert server.ask("POST", "/alerts", delivery, authorization="Bearer secret")[0] == 200
+        assert server.workers == before

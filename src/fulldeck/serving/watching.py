@@ -1,4 +1,4 @@
-"""What watches a running server: /metrics, the live page, and, where replicas scale, the webhook for alerts."""
+"""What watches a running server: /metrics, the live page, and the webhook for alerts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ def watch(
 ) -> list[Coroutine[Any, Any, None]]:
     """Give `app` the routes that show the server, and return what must run meanwhile."""
     scaler = None
-    if scaling is not None:
+    if scaling is None:
+        # Alertmanager's configuration is the same for all servers: here its deliveries change nothing.
+        app.add("/alerts", "POST", _unneeded, "alerts")
+    else:
         meter = Meter(metrics, queue, supervisor, moved)
 
         def load() -> Load:
@@ -52,6 +55,10 @@ def watch(
     app.add("/ui", "GET", page.answer, "ui")
     app.add("/ui/events", "GET", events.answer, "ui")
     return [monitor.run(), *([scaler.run()] if scaler is not None else [])]
+
+
+async def _unneeded(request: Request) -> Response:
+    return Response(200, b"{}")
 
 
 class Page:
