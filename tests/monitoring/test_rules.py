@@ -154,12 +154,13 @@ def test_budgets_burn_by_how_fast_they_are_spent(tmp_path: Path) -> None:
 
 
 def test_who_is_refused_for_want_of_room_counts_and_who_asks_wrongly_does_not(tmp_path: Path) -> None:
-    def refused(status: int) -> dict[str, str]:
-        name = f'fulldeck_requests_total{{{TARGET},model="m",route="refused",status="{status}"}}'
+    def refused(status: int, route: str = "refused") -> dict[str, str]:
+        name = f'fulldeck_requests_total{{{TARGET},model="m",route="{route}",status="{status}"}}'
         return requests(0.0, 0.0) | {name: "0+120x60"}
 
     cases = [(refused(status), "FulldeckErrorBudgetBurn", 7200.0) for status in (429, 401, 404, 413)]
-    assert fire(tmp_path, cases, interval=120) == [3, 0, 0, 0]
+    cases.append((refused(429, "rate_limited"), "FulldeckErrorBudgetBurn", 7200.0))
+    assert fire(tmp_path, cases, interval=120) == [3, 0, 0, 0, 0]
 
 
 def test_a_burst_of_errors_that_is_over_pages_nobody(tmp_path: Path) -> None:

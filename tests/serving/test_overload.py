@@ -6,6 +6,7 @@ from fulldeck.serving.load_generator import Connections, open_loop, summary
 
 from .packages import slow_package, sum_package
 from .servers import eventually, meanwhile, running
+from .test_metrics import scrape
 
 ROW = [1, 2, 3]
 
@@ -44,6 +45,11 @@ def test_a_client_is_held_to_its_rate(tmp_path: Path) -> None:
         assert "may send 0.01 requests a second" in answers[4][1]["error"]
         assert server.ask("GET", "/v2/models/sums")[0] == 200, "only inferences count"
         assert server.ask("POST", "/predict", {"input": ROW})[0] == 429
+        found = scrape(server)
+        assert found["fulldeck_requests_total", "rate_limited", "429"] == 3
+        # These two burn the error budget.
+        for route in ("infer", "refused"):
+            assert not found.get(("fulldeck_requests_total", route, "429"))
 
 
 def test_a_refused_request_keeps_its_connection(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ SERVER = (
         (
             Line(
                 "429 and 5xx",
-                _rate("fulldeck_requests_total", ',status=~"429|5.."'),
+                _rate("fulldeck_requests_total", ',route!="rate_limited",status=~"429|5.."'),
                 "errors",
             ),
         ),

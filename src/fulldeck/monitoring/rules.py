@@ -24,7 +24,8 @@ BURNS = (
 _WINDOWS = ("5m", "30m", "1h", "6h", "3d")
 _BY = "by (job, model)"
 _EACH = "by (job, instance, model)"
-# Who is refused for want of room is so before its body is read; who is for its own fault does not count.
+# Who is refused for want of room is so before its body is read; who is for its own fault does not count, nor who is
+# over its own rate: that is a route of its own, rate_limited.
 _ASKED = 'route=~"infer|predict|refused",status!~"40[13458]|413|431"'
 _UTILISATION = "fulldeck_utilisation_ratio"
 _WAITED = "fulldeck_queue_wait_seconds_total"

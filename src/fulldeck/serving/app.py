@@ -12,7 +12,7 @@ import fulldeck
 from fulldeck.errors import BadInput
 from fulldeck.logs import tree
 from fulldeck.serving.http import Refusal, Request, Respond, Response
-from fulldeck.serving.metrics import INFERENCE, REFUSED, ServerMetrics
+from fulldeck.serving.metrics import INFERENCE, ServerMetrics
 from fulldeck.serving.protocol import HEADER_LENGTH, to_json
 from fulldeck.serving.served import Served
 from fulldeck.serving.wire import Tensors
@@ -81,9 +81,9 @@ class App:
             self._served.admit(request.client)
         request.route = route
 
-    def refused(self, status: int) -> None:
+    def refused(self, refusal: Refusal) -> None:
         """A request was answered before it was complete."""
-        self._metrics.count(REFUSED, status)
+        self._metrics.count(refusal.route, refusal.response.status)
 
     def answer(self, request: Request, respond: Respond) -> Callable[[], object] | None:
         """Answer in every case, and within the request's deadline unless the administrator asks."""

@@ -143,7 +143,7 @@ class Connection(asyncio.Protocol):
         except Refusal as refusal:
             chunked = b"transfer-encoding" in request.headers
             if refusal.response.status in FOR_NOW and length <= SMALL_BODY and not chunked:
-                request.refusal = refusal.response
+                request.refusal = refusal
             else:
                 self._refuse(refusal)
                 return
@@ -199,8 +199,8 @@ class Connection(asyncio.Protocol):
         self.expires = inf
         self._current = request
         if request.refusal is not None:
-            self._server.app.refused(request.refusal.status)
-            self._respond(request.refusal)
+            self._server.app.refused(request.refusal)
+            self._respond(request.refusal.response)
             return
         give_up = self._server.app.answer(request, self._respond)
         if self._current is request:
@@ -257,7 +257,7 @@ class Connection(asyncio.Protocol):
         self._held -= freed
         self._server.held -= freed
         self._forget_message()
-        self._server.app.refused(refusal.response.status)
+        self._server.app.refused(refusal)
         self._waiting.append(refusal.response)
         self._pump()
 

@@ -38,8 +38,8 @@ class Request:
     keep_alive: bool = True
     route: Any = None
     """What the application has found to answer it."""
-    refusal: Response | None = None
-    """The answer, where the application refused it before its body, which is read all the same."""
+    refusal: Refusal | None = None
+    """Why not, where the application refused it before its body, which is read all the same."""
 
     def header(self, name: bytes) -> str:
         """A header's value, or the empty string."""
@@ -63,6 +63,9 @@ Respond = Callable[[Response], None]
 class Refusal(Exception):
     """A request that is answered with `status` and `{"error": message}`."""
 
+    route = "refused"
+    """What it counts under in the metrics, where its body was not read."""
+
     def __init__(self, status: int, message: str, *headers: tuple[str, str]) -> None:
         super().__init__(message)
         self.response = Response(status, json.dumps({"error": message}).encode(), headers=headers)
@@ -82,8 +85,8 @@ class Application(Protocol):
         """
         ...
 
-    def refused(self, status: int) -> None:
-        """A request was answered with `status` before it was complete."""
+    def refused(self, refusal: Refusal) -> None:
+        """A request was answered before it was complete."""
         ...
 
 

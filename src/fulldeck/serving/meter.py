@@ -15,6 +15,7 @@ from fulldeck.monitoring.recording import Counts
 from fulldeck.monitoring.scaling import Load
 from fulldeck.monitoring.traffic import Traffic
 from fulldeck.serving.metrics import INFERENCE, ServerMetrics
+from fulldeck.serving.rate_limit import OverRate
 from fulldeck.serving.served import Served
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
@@ -123,7 +124,11 @@ class Meter:
         answers = [(key, counter.value) for key, counter in metrics.answers.items()]
         return (
             sum(count for (route, _), count in answers if route in INFERENCE),
-            sum(count for (_, status), count in answers if status == 429 or status >= 500),
+            sum(
+                count
+                for (route, status), count in answers
+                if status >= 500 or (status == 429 and route != OverRate.route)
+            ),
             metrics.rows.value,
             metrics.batches.value,
             self._supervisor.busy_seconds(),

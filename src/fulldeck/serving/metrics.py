@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from fulldeck.serving.meter import Reading
     from fulldeck.serving.served import Served
 
-REFUSED = "refused"
-"""The route of requests that were answered before their body was read."""
 STALE_SECONDS = 5.0
 """Age from which a reading is no longer shown."""
 INFERENCE = ("infer", "predict")

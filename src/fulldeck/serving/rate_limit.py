@@ -15,6 +15,12 @@ CLIENTS = 10_000
 """Clients that are remembered; the one that was seen longest ago is forgotten first."""
 
 
+class OverRate(Refusal):
+    """A client asked more often than it may: its own fault, so that it counts apart from want of room."""
+
+    route = "rate_limited"
+
+
 class RateLimit:
     """`burst` requests at once, and `rate` a second in the long run, for each client."""
 
@@ -34,7 +40,7 @@ class RateLimit:
             return
         self._remember(client, tokens, now)
         after = ("retry-after", str(max(1, ceil((1 - tokens) / self._rate))))
-        raise Refusal(429, f"{client} may send {self._rate:g} requests a second; slow down", after)
+        raise OverRate(429, f"{client} may send {self._rate:g} requests a second; slow down", after)
 
     def _remember(self, client: str, tokens: float, now: float) -> None:
         self._clients[client] = (tokens, now)

@@ -85,7 +85,7 @@ class RunPage:
         if request.method not in ("GET", "HEAD"):
             raise Refusal(405, f"use GET for {request.path}", ("allow", "GET"))
 
-    def refused(self, status: int) -> None:
+    def refused(self, refusal: Refusal) -> None:
         """Nobody counts them."""
 
     def answer(self, request: Request, respond: Respond) -> Callable[[], object]:

@@ -17,6 +17,7 @@ from fulldeck.serving.grpc import open_inference_pb2 as messages
 from fulldeck.serving.grpc.codec import decode, encode
 from fulldeck.serving.http import Refusal
 from fulldeck.serving.metrics import ServerMetrics
+from fulldeck.serving.rate_limit import OverRate
 from fulldeck.serving.served import Served
 
 SERVICE = "inference.GRPCInferenceService"
@@ -106,19 +107,21 @@ class GrpcServer:
 
         async def call(request: Asked, context: Any) -> Answered:
             began = monotonic()
-            answered, status, words = None, 200, ""
+            answered, status, words, route = None, 200, "", ROUTE
             try:
                 if name not in OPEN:
                     self._authorize(context)
                 answered = await answer(request, context)
             except Refusal as refusal:
                 status, words = refusal.response.status, str(refusal)
+                if isinstance(refusal, OverRate):
+                    route = refusal.route
             except Exception as error:
                 # The last line of defence: a fault of ours is logged and answered, not a broken stream.
                 log.error("gRPC %s failed", name, exc_info=error)
                 status, words = 500, "internal error; the server's log has the details"
             if name == "ModelInfer":
-                self._metrics.answered(ROUTE, status, monotonic() - began)
+                self._metrics.answered(route, status, monotonic() - began)
             if answered is not None:
                 return answered
             await context.abort(CODES.get(status, grpc.StatusCode.INTERNAL), words)
