@@ -35,6 +35,16 @@ def test_json_has_files_and_commands(cli: Cli, package: Path, tmp_path: Path) ->
     assert set(found["start"]) == {"server", "containers", "prometheus", "alertmanager"}
 
 
+def test_what_to_start_is_where_it_is_watched(cli: Cli, package: Path, tmp_path: Path) -> None:
+    servers = ("--server", "127.0.0.1:9001", "--server", "[::1]:8000")
+    start = cli(
+        "dashboard", package, "--out", tmp_path / "m", *servers, "--training", "127.0.0.1:9002", "--json"
+    ).json["start"]
+    assert start["server"].endswith(f"fulldeck serve {package} --port 9001")
+    assert start["server [::1]:8000"].endswith(f"fulldeck serve {package} --host ::1")
+    assert start["training"] == f"fulldeck dashboard {package} --live --port 9002"
+
+
 def test_a_run_without_a_package_is_watched_by_its_live_page(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").write_text("workload: digits\n")

@@ -92,8 +92,8 @@ def _write(
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     here, watched = shlex.quote(str(folder)), shlex.quote(str(target))
     start = {
-        **({"server": f"FULLDECK_TOKEN=$(cat {here}/{TOKEN}) fulldeck serve {watched}"} if servers else {}),
-        **({"training": f"fulldeck dashboard {watched} --live"} if trainings else {}),
+        **_each("server", servers, f"FULLDECK_TOKEN=$(cat {here}/{TOKEN}) fulldeck serve {watched}", SERVER),
+        **_each("training", trainings, f"fulldeck dashboard {watched} --live", PAGE),
         "containers": f"docker compose --project-directory {here} up",
         "prometheus": f"prometheus --config.file={here}/{PROMETHEUS} --storage.tsdb.path={here}/data/prometheus "
         "--web.listen-address=127.0.0.1:9090 --rules.alert.resend-delay=5s",
@@ -117,3 +117,16 @@ def _write(
         if name in said:
             typer.echo(f"\n{said[name]}")
         typer.echo(f"  {line}")
+
+
+def _each(name: str, addresses: Sequence[str], line: str, default: str) -> dict[str, str]:
+    """By name the command for each address: `line`, with what differs from the `default` address."""
+    usual_host, _, usual_port = default.rpartition(":")
+    lines = {}
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        # A live page is on loopback only.
+        at = "" if host == usual_host or name == "training" else f" --host {host.strip('[]')}"
+        at += "" if port == usual_port else f" --port {port}"
+        lines[f"{name} {address}" if lines else name] = line + at
+    return lines
