@@ -2,6 +2,7 @@
 
 import json
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from fulldeck.errors import BadInput
 from fulldeck.monitoring.panels import SERVER, TRAINING
 from fulldeck.monitoring.settings import Monitoring
 from fulldeck.monitoring.stack import write_stack
+from tests.serving.packages import sum_package
+from tests.small_disk import on_small_disk
 
 from .services import program, said
 
@@ -89,6 +92,29 @@ def test_written_again_secrets_and_data_stay(tmp_path: Path) -> None:
     assert read(folder / "prometheus.yml")["global"]["scrape_interval"] == "7s"
     other = write_stack(tmp_path / "other", Monitoring(), servers=["127.0.0.1:8000"])
     assert (other / "token").read_text() != secrets["token"]
+
+
+def test_a_full_disk_leaves_no_empty_secret(tmp_path: Path) -> None:
+    package = sum_package(tmp_path / "package")
+    whole = write_stack(tmp_path / "whole", Monitoring(), servers=["127.0.0.1:8000"])
+    pages = sum(-(-path.stat().st_size // 4096) for path in whole.rglob("*") if path.is_file())
+    (disk := tmp_path / "disk").mkdir()
+    # All but the two secrets, which are written last.
+    command = (
+        f"{sys.executable} -m fulldeck dashboard {package} --out {disk}/m; find {disk}/m -type f -size 0; "
+    )
+    done = on_small_disk(disk, f"{4 * (pages - 2)}k", f"{command} ls {disk}/m")
+    assert "no space left on device" in done.stderr
+    assert {"prometheus.yml", "compose.yaml"} <= set(done.stdout.split())
+    assert not {"token", f"{disk}/m/token"} & set(done.stdout.split())
+
+
+def test_an_empty_secret_is_made_anew(tmp_path: Path) -> None:
+    folder = write_stack(tmp_path / "monitoring", Monitoring(), servers=["127.0.0.1:8000"])
+    (folder / "token").write_text("")
+    write_stack(folder, Monitoring(), servers=["127.0.0.1:8000"])
+    assert len((folder / "token").read_text()) > 20
+    assert stat.S_IMODE((folder / "token").stat().st_mode) == 0o600
 
 
 def test_a_folder_that_is_something_else_is_left_alone(tmp_path: Path) -> None:

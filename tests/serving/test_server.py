@@ -91,6 +91,18 @@ def test_off_loopback_a_token_is_mandatory(tmp_path: Path, monkeypatch: pytest.M
         assert server.ask("GET", "/v2", authorization="Bearer secret")[0] == 200
 
 
+@pytest.mark.parametrize("empty", ["", " \n"])
+def test_an_empty_token_is_not_taken_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty: str
+) -> None:
+    monkeypatch.setenv("FULLDECK_TOKEN", empty)  # as of $(cat FILE) where the file is missing or empty
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,  # so that one that would start ends
+        pytest.raises(BadInput, match="FULLDECK_TOKEN is set and empty, which protects nothing"),
+    ):
+        serve(sum_package(tmp_path / "package"), port=taken.getsockname()[1])
+
+
 @pytest.mark.parametrize(("host", "loopback"), [("127.0.0.5", True), ("::1", True), ("localhost", True), ("::", False),
                                                ("", False), ("example.org", False)])  # fmt: skip
 def test_loopback(host: str, loopback: bool) -> None:

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import LiteralScalarString
 
 from fulldeck.errors import BadInput
-from fulldeck.files import refusing_disk, write_text
+from fulldeck.files import atomic_path, refusing_disk, write_text
 from fulldeck.monitoring.configuration import RULES, TOKEN, alertmanager, prometheus
 from fulldeck.monitoring.containers import DATA, compose, dashboards, data_source
 from fulldeck.monitoring.grafana import dashboard
@@ -87,12 +87,11 @@ def _check_address(address: str) -> None:
 
 
 def _keep_secret(path: Path, content: str) -> None:
-    """Write a file that only its owner reads, unless it is there already."""
-    if path.exists():
+    """Write a file that only its owner reads, unless it is there already; an empty one protects nothing."""
+    if path.is_file() and path.read_text().strip():
         return
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "w") as stream:
-        stream.write(content)
+    with atomic_path(path, mode=0o600) as temporary:
+        temporary.write_text(content)
 
 
 def _readable(value: Any) -> Any:

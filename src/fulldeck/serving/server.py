@@ -79,8 +79,8 @@ def serve(
 
     With `public_key` no package is served that was not signed with its private key.
 
-    Raises BadInput for a package that is none or was changed, a port that is taken, a host off loopback
-    without a token in FULLDECK_TOKEN, and gRPC or Ray without its extra; RunFailed if the engine dies while it loads
+    Raises BadInput for a package that is none or was changed, a port that is taken, an empty FULLDECK_TOKEN, a host
+    off loopback without a token in it, and gRPC or Ray without its extra; RunFailed if the engine dies while it loads
     the model, or there is no cluster.
     """
 
@@ -93,6 +93,8 @@ def serve(
 
     package = read()
     token = os.environ.get(TOKEN)
+    if token is not None and not token.strip():
+        raise BadInput(f"{TOKEN} is set and empty, which protects nothing: give it a secret, or unset it")
     if not token and not is_loopback(host):
         raise BadInput(
             f"{host} is reachable from elsewhere: set {TOKEN} to a secret, or use --host 127.0.0.1"
