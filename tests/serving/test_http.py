@@ -145,6 +145,16 @@ def test_slow_clients_are_cut_off(server: Server) -> None:
     assert time.monotonic() - begin > HEAD_SECONDS / 2
 
 
+def test_one_that_begins_behind_another_request_has_no_more_time(server: Server) -> None:
+    with connected(server) as head, connected(server) as body:
+        head.sendall(GOOD + POST)
+        body.sendall(GOOD + POST + b"Content-Length: 1000\r\n\r\n1")
+        first, *second = until_closed(head).split(b"HTTP/1.1 ")[1:]
+        assert (first[:3], second) == (b"200", [])
+        first, second = until_closed(body).split(b"HTTP/1.1 ")[1:]
+        assert (first[:3], second[:3]) == (b"200", b"408")
+
+
 def test_a_client_that_leaves_frees_its_place(server: Server) -> None:
     process = psutil.Process(server.process.pid)
     with server.stopped():

@@ -239,7 +239,7 @@ class Connection(asyncio.Protocol):
         head = self._server.head(response, ends=ends)
         self._transport.write(head if head_only else head + response.body)
         if not ends:
-            self.expires = monotonic() + IDLE_SECONDS
+            self.expires = self._patience()
             return
         self._waiting.clear()
         if self._deaf:
@@ -248,6 +248,12 @@ class Connection(asyncio.Protocol):
             self._transport.write_eof()
         else:
             self._close()
+
+    def _patience(self) -> float:
+        """Until when the client may take its time after an answer: the next request may have begun behind this one."""
+        if self._request is None:
+            return monotonic() + IDLE_SECONDS
+        return monotonic() + HEAD_SECONDS if self._in_head else self._request.deadline
 
     def _refuse(self, refusal: Refusal) -> None:
         if self._deaf:
