@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from .services import program
 from .small_cluster import NAME, NAMESPACE, SmallCluster, small_cluster
 
 SECONDS = 90.0
+LOOK = 6
+"""Questions to Prometheus of one look."""
 SCALE = [sys.executable, "-m", "fulldeck", "scale", NAME, "--namespace", NAMESPACE, "--model", "work"]
 
 
@@ -69,6 +72,45 @@ def test_without_a_cluster_or_a_prometheus_it_says_which(tmp_path: Path) -> None
         done = scale(server, config, "--replicas", "4:1")
         assert done.returncode == 2
         assert "write 1:4" in done.stderr
+
+
+class Overloaded(BaseHTTPRequestHandler):
+    """A Prometheus that answers the first look, and then is asked too much."""
+
+    answers = 0
+
+    def do_GET(self) -> None:
+        Overloaded.answers += 1
+        self.send_response(200 if Overloaded.answers <= LOOK else 503)
+        self.end_headers()
+        self.wfile.write(b'{"data": {"result": []}}')
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_a_prometheus_that_has_no_answer_now_ends_nothing(tmp_path: Path) -> None:
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), Overloaded) as prometheus,
+        small_cluster(tmp_path, lambda: start(tmp_path), 0) as (cluster, config),
+    ):
+        threading.Thread(target=prometheus.serve_forever).start()
+        url = f"http://127.0.0.1:{prometheus.server_address[1]}"
+        process = subprocess.Popen(
+            [*SCALE, "--prometheus", url, "--interval", "0.1"],
+            env=os.environ | {"KUBECONFIG": str(config)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        try:
+            for _ in range(2):  # it says so, and looks again
+                assert "does not answer now: HTTP Error 503" in process.stderr.readline()
+        finally:
+            process.terminate()
+            process.communicate(timeout=30)
+            prometheus.shutdown()
+        assert cluster.asked == []
 
 
 @contextmanager

@@ -65,7 +65,12 @@ class PrometheusLoad:
                     f"{self.url.rstrip('/')}/api/v1/query?{words}", timeout=TIMEOUT
                 ) as answer:
                     found = json.load(answer)["data"]["result"]
-            except (urllib.error.HTTPError, KeyError, TypeError, ValueError) as error:
+            except urllib.error.HTTPError as error:
+                if error.code < 500:
+                    raise BadInput(f"{self.url} does not answer as Prometheus does: {error}") from None
+                # It starts, or has too much to do.
+                raise RunFailed(f"Prometheus at {self.url} does not answer now: {error}") from None
+            except (KeyError, TypeError, ValueError) as error:
                 raise BadInput(f"{self.url} does not answer as Prometheus does: {error}") from None
             except (OSError, HTTPException) as error:
                 raise RunFailed(f"Prometheus at {self.url} does not answer: {error}") from None
