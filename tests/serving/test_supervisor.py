@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -69,6 +71,23 @@ def test_two_engine_processes_share_the_work(tmp_path: Path) -> None:
             eventually(lambda: sum(one.done() for one in waiting) >= 4)
             os.kill(server.workers[0], signal.SIGCONT)
             assert [one.result()[1]["outputs"][0]["data"] for one in waiting] == [[3 + n] for n in range(8)]
+
+
+IMPATIENT = """
+import sys
+from pathlib import Path
+import fulldeck.serving.supervisor
+from fulldeck.serving import serve
+fulldeck.serving.supervisor.LOAD_SECONDS = 0.01
+serve(Path(sys.argv[1]), port=0)
+"""
+
+
+def test_an_engine_process_that_loads_for_too_long_is_said_to(tmp_path: Path) -> None:
+    package = sum_package(tmp_path / "package")
+    command = [sys.executable, "-c", IMPATIENT, str(package)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "RunFailed: no engine process: it had not loaded the model after 0.01 s" in done.stderr
 
 
 @pytest.mark.slow

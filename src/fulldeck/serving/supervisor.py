@@ -152,9 +152,11 @@ class Supervisor:
         try:
             async with asyncio.timeout(LOAD_SECONDS):
                 await worker.load()
-        except BaseException:
+        except BaseException as error:
             worker.kill()
             await worker.stop(PATIENCE_SECONDS)
+            if isinstance(error, TimeoutError):  # which says nothing by itself
+                raise TimeoutError(f"it had not loaded the model after {LOAD_SECONDS:g} s") from None
             raise
         self._slots[slot] = worker
         self._soon()
