@@ -2,10 +2,15 @@
 
 import json
 import re
+import signal
+import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,3 +131,29 @@ def test_your_own_loop_has_a_page_too(browser: "Browser", tmp_path: Path) -> Non
         log.write(status="finished")
         shown(page, "finished")
         page.close()
+
+
+def test_a_burst_of_connections_waits_for_a_busy_page(tmp_path: Path) -> None:
+    TrainingLog(tmp_path, name="mine")
+    command = [
+        sys.executable,
+        "-m",
+        "fulldeck",
+        "dashboard",
+        str(tmp_path),
+        "--live",
+        "--port",
+        "0",
+        "--json",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, ExitStack() as opened:
+        assert process.stdout is not None
+        port = int(json.loads(process.stdout.readline())["url"].split(":")[2].partition("/")[0])
+        process.send_signal(signal.SIGSTOP)
+        try:
+            # One that finds no place is tried again by the system after a second.
+            for _ in range(200):
+                opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=0.9))
+        finally:
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
