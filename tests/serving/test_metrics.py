@@ -1,7 +1,10 @@
 """What /metrics says of real servers, and who may read it."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -53,6 +56,39 @@ def test_everything_is_counted(tmp_path: Path) -> None:
         assert 0 <= found["fulldeck_utilisation_ratio", "cpu"] <= 1
         assert found["fulldeck_memory_used_bytes", "cpu"] > 10**7
         assert ("fulldeck_memory_bandwidth_estimated_bytes_per_second", "cpu") in found
+
+
+FAILS_ONCE = """
+import sys
+from fulldeck.cli import main
+from fulldeck.serving.meter import Meter
+read, fails = Meter.read, [OSError("no such sensor")]
+def reading(meter):
+    if fails:
+        raise fails.pop()
+    return read(meter)
+Meter.read = reading
+main(["serve", sys.argv[1], "--port", "0", "--json"])
+"""
+
+
+def test_a_reading_that_fails_is_logged_and_the_next_one_comes(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", FAILS_ONCE, str(sum_package(tmp_path / "package"))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    url = json.loads(process.stdout.readline())["url"]
+    server = Server(process, int(url.rsplit(":", 1)[1]), False)
+    try:
+        eventually(lambda: ("fulldeck_utilisation_ratio", "cpu") in scrape(server))
+    finally:
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert "Monitor.run failed; it goes on" in errors
+    assert "no such sensor" in errors
 
 
 def test_nothing_is_lost_with_an_engine_process(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from fulldeck.monitoring.panels import TRAINING
 from fulldeck.monitoring.training import LIVE, Moment
 from fulldeck.serving.http import HttpServer, Refusal, Request, Respond, Response
 from fulldeck.serving.monitor import EventStream
-from fulldeck.serving.server import BACKLOG, listening
+from fulldeck.serving.server import BACKLOG, listening, unfailing
 from fulldeck.serving.training_meter import TrainingMeter
 from fulldeck.serving.training_metrics import TrainingExposition
 
@@ -45,7 +45,7 @@ def serve_run(run: Path, *, port: int = 8002, on_ready: Callable[[str], None] | 
                 page, max_body=LARGEST_BODY, deadline=DEADLINE_SECONDS, max_connections=CONNECTIONS
             )
             server = await loop.create_server(http.connection, sock=listener, backlog=BACKLOG)
-            tasks = [loop.create_task(http.sweep()), loop.create_task(page.follow())]
+            tasks = [loop.create_task(unfailing(run)) for run in (http.sweep, page.follow)]
             if on_ready is not None:
                 on_ready(url)
             await stopping.wait()

@@ -9,14 +9,15 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import uvloop
 
 from fulldeck.errors import BadInput, extra
+from fulldeck.logs import tree
 from fulldeck.monitoring.scaling import CARRIED, Scaling
 from fulldeck.package import Package
 from fulldeck.package.signing import verify_signature
@@ -44,6 +45,8 @@ BACKLOG = 4096
 only after seconds and cuts others off. It allows no more than its own limit."""
 RESERVED_DESCRIPTORS = 64
 """Descriptors that are not left to connections: files, engine processes."""
+
+log = tree.getChild("serving")
 
 
 class Addresses(NamedTuple):
@@ -162,8 +165,8 @@ async def _serve(
     server = await loop.create_server(http.connection, sock=listener, backlog=BACKLOG)
     moved = traffic(package, package.model(serving.engine))
     background = [
-        loop.create_task(task)
-        for task in (http.sweep(), *watch(app, metrics, served, served, moved, scaling, bool(token)))
+        loop.create_task(unfailing(run))
+        for run in (http.sweep, *watch(app, metrics, served, served, moved, scaling, bool(token)))
     ]
     try:
         loading = loop.create_task(served.load())
@@ -210,6 +213,15 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+async def unfailing(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Begin `run` again whenever it fails, until cancelled: what watches a server must not end, nor end the server."""
+    while True:
+        try:
+            await run()
+        except Exception:
+            log.exception("%s failed; it goes on", getattr(run, "__qualname__", run))
 
 
 def listening(host: str, port: int) -> socket.socket:

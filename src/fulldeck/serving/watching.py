@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from math import prod
 from typing import Any
 
@@ -33,8 +33,8 @@ def watch(
     moved: Traffic,
     scaling: Scaling | None,
     guarded: bool,
-) -> list[Coroutine[Any, Any, None]]:
-    """Give `app` the routes that show the server, and return what must run meanwhile."""
+) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+    """Give `app` the routes that show the server, and return what must run meanwhile, each until cancelled."""
     scaler = None
     if scaling is None:
         # Alertmanager's configuration is the same for all servers: here its deliveries change nothing.
@@ -54,7 +54,7 @@ def watch(
     app.add("/metrics", "GET", monitor.answer, "metrics")
     app.add("/ui", "GET", page.answer, "ui")
     app.add("/ui/events", "GET", events.answer, "ui")
-    return [monitor.run(), *([scaler.run()] if scaler is not None else [])]
+    return [monitor.run, *([scaler.run] if scaler is not None else [])]
 
 
 async def _unneeded(request: Request) -> Response:
