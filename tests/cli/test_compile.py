@@ -53,6 +53,15 @@ def test_the_engines_are_compared_and_one_is_taken(cli: Cli, run: Path) -> None:
     assert json.loads((run / "compile.json").read_bytes())["chosen"] == result["chosen"]
 
 
+def test_a_signature_that_goes_is_told(cli: Cli, run: Path) -> None:
+    signature = run / "package" / "signature.json"
+    signature.write_text("{}")
+    words = ("compile", run, "--engine", "onnxruntime", "--fp32")
+    assert "the package was signed and no longer is" in cli(*words).out
+    assert not signature.exists()
+    assert cli(*words, "--json").json["notes"] == []
+
+
 @needs_openvino
 def test_the_winner_is_in_the_sealed_package_and_is_served_and_predicts(cli: Cli, run: Path) -> None:
     item = json.dumps(Package.open(run / "package").encoder().example())

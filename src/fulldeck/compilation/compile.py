@@ -41,6 +41,7 @@ from fulldeck.machine import describe_machine
 from fulldeck.networks import describe
 from fulldeck.onnx_file import copy_model, model_files
 from fulldeck.package import MANIFEST, Package, PackagedModel, add_form
+from fulldeck.package.signing import SIGNATURE
 from fulldeck.run_folder import RESULT, RunFolder
 
 COMPILED = "compile.json"
@@ -233,9 +234,15 @@ def _install(run: Path, candidate: Candidate, result: dict[str, Any]) -> dict[st
         return place | {"why_no_package": "a server gets single rows too, and --shapes leaves those out"}
     form = PackagedModel(path=own.name, kind=card.kind, precision=chosen["precision"], engine=chosen["name"])
     network = describe(candidate.module) if card.kind == "safetensors" else None
+    notes = list(result["notes"])
+    if (package / SIGNATURE).is_file():
+        notes.append(
+            "the package was signed and no longer is, since its content changed; "
+            "fulldeck.package.signing.sign signs it again"
+        )
     add_form(package, own, form, network)
     _check(package, chosen, candidate)
-    return place | {"package": str(package.relative_to(run))}
+    return place | {"package": str(package.relative_to(run)), "notes": notes}
 
 
 def _check(package: Path, chosen: dict[str, Any], candidate: Candidate) -> None:

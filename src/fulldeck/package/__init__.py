@@ -166,8 +166,8 @@ def add_form(folder: Path, file: Path, form: PackagedModel, network: Mapping[str
     """Put another form of the model into the package `folder`, as the preferred one, and seal it anew.
 
     `file` is copied to `form.path`. Forms of the same engine and precision, and of the same path if its content
-    differs, go. `network` describes a built-in network, for safetensors. The package is replaced whole or not at
-    all. Raises BadInput if it is none or was changed, or if the disk is full.
+    differs, go, and so does a signature. `network` describes a built-in network, for safetensors. The package is
+    replaced whole or not at all. Raises BadInput if it is none or was changed, or if the disk is full.
     """
     package = Package.open(folder)
     service, manifest = package.service, package.manifest
