@@ -26,7 +26,7 @@ ERRORS = {
     422: "The model's output is not finite, which JSON cannot hold.",
     429: "Too many requests; Retry-After says when to come again.",
     500: "The model or the server failed.",
-    503: "No engine is ready; try again.",
+    503: "No model is loaded, or the engine process that had the request ended; try again.",
     504: "The deadline passed.",
 }
 PLAIN = (400, 401, 408, 413)
