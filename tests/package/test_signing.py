@@ -1,5 +1,8 @@
 """A package signed with one key, and what is not."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from fulldeck.package import Package, seal
 from fulldeck.package.signing import SIGNATURE, sign, verify_signature
 from fulldeck.serving import serve
 from tests.serving.packages import sum_package
+from tests.serving.servers import Server
 
 
 def keys(folder: Path, name: str) -> tuple[Path, Path]:
@@ -49,6 +53,22 @@ def test_only_what_was_signed_with_the_key_and_left_as_it_was_is_verified(tmp_pa
     Package.open(package)
     with pytest.raises(BadInput, match=r"Signature mismatch"):
         verify_signature(package, public)
+
+
+def test_what_is_signed_is_served_to_who_asks_for_the_signature(tmp_path: Path) -> None:
+    private, public = keys(tmp_path, "own")
+    package = sum_package(tmp_path / "package")
+    sign(package, private)
+    command = [sys.executable, "-m", "fulldeck", "serve", str(package), "--public-key", str(public)]
+    process = subprocess.Popen([*command, "--port", "0", "--json"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        url = json.loads(process.stdout.readline())["url"]
+        server = Server(process, int(url.rsplit(":", 1)[1]), False)
+        assert server.infer("sums", [1, 2, 3])[1]["outputs"][0]["data"] == [6]
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
 
 
 def test_a_server_with_a_public_key_serves_nothing_else(tmp_path: Path) -> None:

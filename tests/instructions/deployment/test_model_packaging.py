@@ -12,6 +12,7 @@ from fulldeck.encoders.tensor import TensorEncoder
 from fulldeck.errors import BadInput, CannotAct, RunFailed
 from fulldeck.instructions.deployment.model_packaging import ModelPackaging, package_model
 from fulldeck.package import Package
+from fulldeck.package.signing import verify_signature
 from fulldeck.service import Service, Serving
 
 
@@ -84,6 +85,18 @@ def test_what_a_server_needs_is_in_it(sealed):
     assert made.manifest["lineage"] == ["onnx_export"]
     public = torch.__version__.partition("+")[0]
     assert f"torch=={public}" in (sealed / "environment.txt").read_text().splitlines()
+
+
+def test_signed_with_a_key_it_is_verified_with_the_other(trained, tmp_path):
+    from tests.package.test_signing import keys
+
+    private, public = keys(tmp_path, "own")
+    (folder := tmp_path / "run").mkdir()
+    made = package(trained, folder, sign_with=str(private))
+    verify_signature(made.folder, public)
+    (tmp_path / "unsigned").mkdir()
+    with pytest.raises(BadInput, match="is not signed"):
+        verify_signature(package(trained, tmp_path / "unsigned").folder, public)
 
 
 def test_there_is_no_pickle_and_no_code(sealed):
