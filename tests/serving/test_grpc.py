@@ -14,7 +14,8 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from .packages import sum_package
-from .servers import eventually
+from .servers import Server, eventually
+from .test_metrics import scrape
 
 SERVE = [sys.executable, "-m", "fulldeck", "serve", "--port", "0", "--json"]
 
@@ -120,6 +121,23 @@ def test_a_deadline_of_the_client_is_kept(
             os.kill(engine.pid, signal.SIGCONT)
     eventually(lambda: client.is_server_ready())
     assert ask(client, np.ones((1, 3), np.float32)) == [[3]]
+
+
+def test_a_client_over_its_rate_counts_apart_from_want_of_room(tmp_path: Path) -> None:
+    package = sum_package(tmp_path / "package", carried={"limits": {"rate_per_s": 0.01, "burst": 1}})
+    with subprocess.Popen(
+        [*SERVE, str(package), "--grpc-port", "0"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        at = json.loads(process.stdout.readline())
+        with triton.InferenceServerClient(at["grpc"]) as client:
+            ask(client, np.ones((1, 3), np.float32))
+            with pytest.raises(InferenceServerException, match=r"may send 0\.01 requests a second"):
+                ask(client, np.ones((1, 3), np.float32))
+        found = scrape(Server(process, int(at["url"].rsplit(":", 1)[1]), False))
+        process.terminate()
+    assert found["fulldeck_requests_total", "rate_limited", "429"] == 1
+    assert found["fulldeck_requests_total", "infer", "429"] == 0
 
 
 def test_a_taken_port_is_told_in_one_line(tmp_path: Path) -> None:

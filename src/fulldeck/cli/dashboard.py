@@ -122,7 +122,7 @@ def _write(
 def _each(name: str, addresses: Sequence[str], line: str, default: str) -> dict[str, str]:
     """By name the command for each address: `line`, with what differs from the `default` address."""
     usual_host, _, usual_port = default.rpartition(":")
-    lines = {}
+    lines: dict[str, str] = {}
     for address in addresses:
         host, _, port = address.rpartition(":")
         # A live page is on loopback only.
