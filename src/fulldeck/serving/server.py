@@ -45,6 +45,8 @@ BACKLOG = 4096
 only after seconds and cuts others off. It allows no more than its own limit."""
 RESERVED_DESCRIPTORS = 64
 """Descriptors that are not left to connections: files, engine processes."""
+AGAIN_SECONDS = 1.0
+"""Until a task of the server that failed begins again."""
 
 log = tree.getChild("serving")
 
@@ -222,6 +224,7 @@ async def unfailing(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
             await run()
         except Exception:
             log.exception("%s failed; it goes on", getattr(run, "__qualname__", run))
+            await asyncio.sleep(AGAIN_SECONDS)
 
 
 def listening(host: str, port: int) -> socket.socket:
