@@ -39,7 +39,7 @@ def train(rank: int, out: Path, rendezvous: Path) -> None:
     """One rank's training in `out`, gone on with where it was."""
     store = dist.FileStore(str(rendezvous), RANKS)
     dist.init_process_group(
-        "gloo", store=store, rank=rank, world_size=RANKS, timeout=timedelta(seconds=PATIENCE / 2)
+        "gloo", store=store, rank=rank, world_size=RANKS, timeout=timedelta(seconds=PATIENCE / 4)
     )
     if rank == 0:
         tidy(out)  # as the folder of a run does before it goes on
