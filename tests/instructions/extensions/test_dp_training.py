@@ -23,6 +23,7 @@ from fulldeck.instructions.extensions.dp_training.clipping import MODES
 from fulldeck.instructions.extensions.dp_training.poisson import PoissonLoader, Secret
 from fulldeck.instructions.inference.post_training_quantization import PostTrainingQuantization
 from fulldeck.instructions.training.dynamic_batch_scheduler import DynamicBatchScheduler
+from fulldeck.instructions.training.lr_scheduler import LrScheduler
 from fulldeck.pipeline.run import run, situation
 from fulldeck.planner import make_plan
 from fulldeck.recipe.recipe import make_recipe
@@ -193,6 +194,7 @@ def test_a_loader_that_draws_its_own_batches_is_refused() -> None:
         (DynamicBatchScheduler(), "micro_batch: 64"),
         (PostTrainingQuantization(), "mode: dynamic"),
         (AutoDataAugmentation(), "mix: none, attack: none"),
+        (LrScheduler(range_test=True), "leave range_test out"),
     ],
 )
 def test_what_would_break_the_guarantee_has_no_plan(other: object, remedy: str) -> None:

@@ -116,7 +116,7 @@ class DpTraining(Instruction):
     )
 
     def clash(self, other: Instruction) -> str | None:
-        """Also augmentation that mixes samples, quantisation that is calibrated on them, and a scaled loss."""
+        """Also augmentation that mixes samples, quantisation calibrated on them, a scaled loss, a range test."""
         given: Callable[[str], Any] = lambda name: getattr(other, name, None)  # noqa: E731
         mixes = given("mix") != "none" or given("attack") != "none" or given("magnitude") == "auto"
         if other.card.name == "auto_data_augmentation" and mixes:
@@ -130,6 +130,11 @@ class DpTraining(Instruction):
             )
         if other.card.name == "post_training_quantization" and given("mode") == "static":
             return "ranges are calibrated on training samples without noise; write mode: dynamic"
+        if other.card.name == "lr_scheduler" and given("range_test"):
+            return (
+                "the rate is found from losses on training samples, which the accountant never sees; leave range_test "
+                "out and write train.learning_rate"
+            )
         return super().clash(other)
 
     def cannot(self, situation: Situation) -> str | None:
