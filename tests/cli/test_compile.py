@@ -11,15 +11,30 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import onnx
 import pytest
+import torch
 
+from fulldeck.compilation.arm import arms_of
 from fulldeck.engines import why_not
+from fulldeck.engines.shapes import shapes_of
+from fulldeck.engines.source import Source
 from fulldeck.package import Package
 from fulldeck.serving.process import server
 from tests.small_disk import on_small_disk
 
 Cli = Callable[..., Any]
+PRIVATE = """\
+workload: breast_cancer
+train: {epochs: 1, threads: 2}
+instructions:
+  - leakage_safe_splitting
+  - dp_training: {mode: functional}
+  - onnx_export
+  - model_serving_framework
+  - model_packaging
+"""
 needs_openvino = pytest.mark.skipif(why_not("openvino") is not None, reason="OpenVINO is not here")
 
 
@@ -182,6 +197,30 @@ def test_fixed_sizes_are_measured_there_and_stay_out_of_the_package(cli: Cli, ru
     assert result["package"] is None
     assert "a server gets single rows too" in result["why_no_package"]
     assert (run / "package" / "manifest.sha256").read_bytes() == sealed
+
+
+@pytest.mark.slow
+def test_after_a_private_training_no_training_row_shapes_what_is_compiled(
+    cli: Cli, recipe: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = recipe(PRIVATE)
+    assert cli("run", path, "--out", tmp_path / "runs").code == 0
+    run = tmp_path / "runs" / "latest"
+    words = ("compile", run, "--engine", "onnxruntime", "--int8", "--agreement", "0", "--metric-drop", "1")
+    result = cli(*words, "--json").json
+    hows = {one["how"] for one in result["engines"]}
+    assert hows == {"dynamic-onnxruntime", "weights-onnxruntime"}
+    assert any("dp_training excludes it" in note and "mode: dynamic" in note for note in result["notes"])
+    # Fixed ranges of activations would be QuantizeLinear; dynamic ones are found in each call.
+    graph = onnx.load(run / result["artifact"]).graph
+    assert "QuantizeLinear" not in {node.op_type for node in graph.node}
+
+
+def test_without_calibration_torch_compiles_no_static_int8() -> None:
+    example = {"input": np.zeros((2, 4), np.float32)}
+    source = Source(example, shapes_of(example, ()), {"fp32": torch.nn.Linear(4, 2)})
+    assert [arm.how for arm in arms_of("torch_compiled", ["int8"], source, ())] == ["dynamic"]
 
 
 @pytest.mark.slow

@@ -124,7 +124,8 @@ def arms_of(engine: str, precisions: Collection[str], source: Source, forms: Seq
         if precision != "int8":
             arms.append(Arm(engine, precision, source))
         elif engine == "torch_compiled":
-            arms.append(Arm(engine, precision, source, "static"))
+            if source.calibration is not None:
+                arms.append(Arm(engine, precision, source, "static"))
             arms.append(Arm(engine, precision, replace(source, calibration=None), "dynamic"))
         else:
             arms += [

@@ -23,7 +23,14 @@ from fulldeck.compilation.arm import (
     screen,
     some_outputs,
 )
-from fulldeck.compilation.forms import COMMAND, calibration_of, check_fits, files_of, onnx_forms
+from fulldeck.compilation.forms import (
+    COMMAND,
+    calibration_of,
+    check_fits,
+    files_of,
+    onnx_forms,
+    refused_ways,
+)
 from fulldeck.device import cpu_threads
 from fulldeck.diagnosis.ceilings import cache_folder
 from fulldeck.diagnosis.inference import trained
@@ -89,13 +96,14 @@ def compile_run(
         check_fits(candidate, sizes)
         own = files_of(run)
         folder = cache_folder() / "compiled" / _key(run, own, sizes, settings, threads)
-        table = folder / f"choice-{_hash([engine, wanted, tolerance.__dict__])}.json"
+        refused = refused_ways([entry.instruction for entry in recipe.entries], candidate)
+        table = folder / f"choice-{_hash([engine, wanted, tolerance.__dict__, refused])}.json"
         if not fresh and (kept := _kept(table)) is not None:
             result = kept | {"cached": True}
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            forms, notes = onnx_forms(candidate, own, wanted, folder, tell)
-            calibration = calibration_of(candidate) if "int8" in wanted else None
+            forms, notes = onnx_forms(candidate, own, wanted, folder, tell, refused)
+            calibration = calibration_of(candidate) if "int8" in wanted and not refused else None
             source = Source(example, sizes, {"fp32": candidate.module}, calibration=calibration)
             arms = [
                 arm

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from fulldeck.candidate import Artifact, Candidate
 from fulldeck.catalogue import Entry, catalogue
@@ -53,11 +54,13 @@ def onnx_forms(
     precisions: Collection[str],
     folder: Path,
     tell: Callable[[str], None],
+    refused: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[Form], list[str]]:
     """ONNX files of the model, and why some could not be made.
 
     `own` are files that there are already, by precision. The fp32 one, and those of fp16 and int8 where they are
-    wanted in `precisions`, are made in `folder`, unless they are there from another time.
+    wanted in `precisions`, are made in `folder`, unless they are there from another time; of int8 not what is
+    `refused` (see `refused_ways`).
     """
     forms = [Form(precision, "", path) for precision, path in own.items()]
     notes: list[str] = []
@@ -73,8 +76,20 @@ def onnx_forms(
     candidate = candidate.with_artifact(Artifact(exported, "onnx", "fp32", "onnxruntime"))
     for entry in _makers(LOWERS):
         for how, instruction in _ways(entry, candidate):
-            forms += _made(instruction, candidate, "int8", how, folder, notes, tell)
+            if how not in refused:
+                forms += _made(instruction, candidate, "int8", how, folder, notes, tell)
+    notes += [f"no int8 {how}: {reason}" for how, reason in refused.items()]
     return forms, notes
+
+
+def refused_ways(chosen: Iterable[Instruction], candidate: Candidate) -> dict[str, str]:
+    """Ways of int8 that instructions of the run would not have beside them in a plan, and why.
+
+    What they promise (that no training row shows in the model) must hold for what is made after the run too.
+    """
+    ways = [way for entry in _makers(LOWERS) for way in _ways(entry, candidate)]
+    found = [(how, one.clash(made), one.card.name) for how, made in ways for one in chosen]
+    return {how: f"{name} excludes it: {reason}" for how, reason, name in found if reason is not None}
 
 
 def calibration_of(candidate: Candidate) -> dict[str, Array]:

@@ -209,7 +209,9 @@ class PostTrainingQuantization(Instruction):
         how: dict[str, Any] = {"mode": self.mode, "method": self.method, "bit_width": self.bit_width}
 
         def errors() -> dict[str, float]:
-            return layer_sensitivity(artifact.path, _some(calibration or self._calibration(candidate)), **how)
+            # Without calibration nothing is taken from training rows, whose privacy may have been promised.
+            rows = calibration or candidate.example(SENSITIVITY_ROWS)
+            return layer_sensitivity(artifact.path, _some(rows), **how)
 
         with forms_of_file(
             candidate, artifact, calibration, backend=self.backend, smooth=self.smooth, **how
