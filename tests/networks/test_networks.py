@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fulldeck.errors import BadInput
+from fulldeck.group_norm import replace_batch_norms
 from fulldeck.instructions.inference.onnx_export import export_onnx
 from fulldeck.networks import NETWORKS, build, describe
 from fulldeck.networks.gpt import Gpt
@@ -54,6 +55,29 @@ def test_is_rebuilt_from_json_and_its_state(net_and_inputs):
     copy = build(json.loads(json.dumps(describe(net)))).eval()
     copy.load_state_dict(net.state_dict())
     assert torch.equal(copy(inputs), net(inputs))
+
+
+def test_is_rebuilt_with_group_norms_where_they_were_put_in(net_and_inputs):
+    net, inputs = net_and_inputs
+    replaced = replace_batch_norms(net)
+    described = describe(net)
+    assert ("norm" in described) == bool(replaced)
+    copy = build(json.loads(json.dumps(described))).eval()
+    copy.load_state_dict(net.state_dict())
+    assert torch.equal(copy(inputs), net(inputs))
+
+
+def test_a_changed_network_has_no_description():
+    net = ResidualNet(3, 5, widths=(8, 16))
+    net.head = nn.Linear(16, 9)
+    assert describe(net) is None
+
+
+def test_describing_draws_no_random_numbers(net_and_inputs):
+    net, _ = net_and_inputs
+    before = torch.get_rng_state()
+    describe(net)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_exports_to_onnx_with_a_free_batch(net_and_inputs, tmp_path):

@@ -24,6 +24,7 @@ from fulldeck.diagnosis.precision import TOLERATED, precision_of_layers
 from fulldeck.diagnosis.work import WorkCounter
 from fulldeck.engines import available
 from fulldeck.errors import BadInput
+from fulldeck.group_norm import learnt_with_group_norm, replace_batch_norms
 from fulldeck.pipeline.execution import Execution
 from fulldeck.pipeline.run import situation
 from fulldeck.planner import make_plan
@@ -87,8 +88,11 @@ def trained(run: Path) -> tuple[Recipe, Candidate]:
     torch.set_num_threads(recipe.train.threads or torch.get_num_threads())
     data = execution.prepare(recipe.workload.load())
     module = recipe.workload.model(data)
+    state = load_file(weights)
+    if learnt_with_group_norm(state, module):
+        replace_batch_norms(module)
     try:
-        module.load_state_dict(load_file(weights))
+        module.load_state_dict(state)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise BadInput(f"{weights} does not fit the model of {run / RECIPE}: {first}") from None

@@ -20,10 +20,22 @@ NETWORKS = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)
 
 
 def describe(module: nn.Module) -> dict[str, Any] | None:
-    """`{"network": name, "arguments": {...}}` if `module` is a built-in network, else None."""
+    """`{"network": name, "arguments": {...}}` if `module` is a built-in network, else None.
+
+    With `"norm": "group"` where group norms were put in the place of its batch norms. None also for one whose layers
+    were changed otherwise since it was built: its weights would not fit what is built anew.
+    """
+    import torch
+
     package, _, name = type(module).__module__.rpartition(".")
-    if package == __name__ and type(module).__name__ == _class_name(name):
-        return {"network": name, "arguments": module.arguments}
+    if package != __name__ or type(module).__name__ != _class_name(name):
+        return None
+    described = {"network": name, "arguments": module.arguments}
+    own = _shapes(module)
+    for description in (described, described | {"norm": "group"}):
+        with torch.device("meta"):  # shapes alone: no memory, no random numbers
+            if _shapes(build(description)) == own:
+                return description
     return None
 
 
@@ -34,7 +46,17 @@ def build(description: Mapping[str, Any]) -> nn.Module:
         raise BadInput(f"unknown network {name!r}; there is {', '.join(NETWORKS)}")
     cls = getattr(importlib.import_module(f"{__name__}.{name}"), _class_name(name))
     module: nn.Module = cls(**description["arguments"])
+    if description.get("norm") == "group":
+        from fulldeck.group_norm import replace_batch_norms
+
+        replace_batch_norms(module)
     return module
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {
+        name: tuple(value.shape) for name, value in module.state_dict().items() if hasattr(value, "shape")
+    }
 
 
 def _class_name(name: str) -> str:

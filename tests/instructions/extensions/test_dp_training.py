@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fulldeck.catalogue import catalogue
 from fulldeck.data import Examples
 from fulldeck.declared import Refused
+from fulldeck.diagnosis.inference import trained as trained_model
 from fulldeck.encoders.tensor import TensorEncoder
 from fulldeck.errors import BadInput, CannotAct
 from fulldeck.instructions.data.auto_data_augmentation import AutoDataAugmentation
@@ -21,9 +23,11 @@ from fulldeck.instructions.extensions.dp_training.accounting import Steps
 from fulldeck.instructions.extensions.dp_training.attack import attacked
 from fulldeck.instructions.extensions.dp_training.clipping import MODES
 from fulldeck.instructions.extensions.dp_training.poisson import PoissonLoader, Secret
+from fulldeck.instructions.inference.knowledge_distillation.teacher import open_teacher
 from fulldeck.instructions.inference.post_training_quantization import PostTrainingQuantization
 from fulldeck.instructions.training.dynamic_batch_scheduler import DynamicBatchScheduler
 from fulldeck.instructions.training.lr_scheduler import LrScheduler
+from fulldeck.package import Package
 from fulldeck.pipeline.run import run, situation
 from fulldeck.planner import make_plan
 from fulldeck.recipe.recipe import make_recipe
@@ -218,8 +222,6 @@ def test_losses_give_nothing_away() -> None:
 
 
 def test_what_was_spent_stands_in_manifest_and_report(tmp_path: Path) -> None:
-    from fulldeck.catalogue import catalogue
-
     names = ["leakage_safe_splitting", "onnx_export", "model_serving_framework", "model_packaging"]
     others = [catalogue().find(name).load()() for name in names]
     result = run("breast_cancer", [*others, DpTraining(epsilon=3.0)], out=tmp_path, epochs=2, threads=1)
@@ -231,6 +233,24 @@ def test_what_was_spent_stands_in_manifest_and_report(tmp_path: Path) -> None:
     assert stated["steps"] == result["training"]["steps"]
     assert "epsilon" in (folder / "report.html").read_text()
     assert any("private training: epsilon 3" in note for note in result["notes"])
+
+
+@pytest.mark.slow
+def test_group_norms_are_in_the_package_and_in_what_is_opened_of_the_run(tmp_path: Path) -> None:
+    names = ["leakage_safe_splitting", "model_serving_framework", "model_packaging"]
+    others = [catalogue().find(name).load()() for name in names]
+    private = DpTraining(group_norm=True, mode="functional", epsilon=None, noise_multiplier=1.0)
+    result = run("digits", [*others, private], out=tmp_path, epochs=1, threads=2)
+    folder = Path(result["run"])
+    package = Package.open(folder / "package")
+    assert package.service.network is not None
+    assert package.service.network["norm"] == "group"
+    _, candidate = trained_model(folder)
+    example = candidate.example(4)
+    served = package.engine().run(example)["output"]
+    np.testing.assert_allclose(served, candidate.run(example), atol=1e-5)
+    teacher = open_teacher(str(folder), candidate.module, candidate.data)
+    assert any(isinstance(one, nn.GroupNorm) for one in teacher.module.modules())
 
 
 def test_language_models_are_refused() -> None:
