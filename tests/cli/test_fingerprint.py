@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fulldeck.cli import main
+from fulldeck.ownership.suspect import OfServer
 from fulldeck.serving.process import server
 
 Cli = Callable[..., Any]
@@ -72,6 +77,79 @@ def test_a_server_is_only_asked(cli: Cli, owned: tuple[Path, Path]) -> None:
         nothing = cli("fingerprint", "verify", f"{url}/v2/models/other", "--key", key)
         assert nothing.code == 2
         assert "answers 404" in nothing.err
+
+
+@pytest.fixture
+def stranger() -> Iterator[Callable[..., str]]:
+    """Start a server that answers with what it is given: pairs of path and content, 503 first with a Retry-After."""
+    started: list[HTTPServer] = []
+
+    def start(answers: dict[str, Any], retry_after: str | None = None) -> str:
+        waiting = [retry_after] if retry_after else []
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self.send_response(503 if waiting else 200)
+                if waiting:
+                    self.send_header("Retry-After", waiting.pop())
+                content = json.dumps(answers.get(self.path)).encode()
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_POST = answer  # noqa: N815
+
+            def log_message(self, *words: object) -> None:
+                """Say nothing."""
+
+        started.append(HTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=started[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{started[-1].server_port}/models/it"
+
+    yield start
+    for one in started:
+        one.shutdown()
+        one.server_close()
+
+
+TENSOR = {"name": "input", "datatype": "FP32", "shape": [-1, 4], "parameters": {}}
+MODEL = {"inputs": [TENSOR], "outputs": [{**TENSOR, "name": "output", "shape": [-1, 2]}]}
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {},
+        {"/models/it": ["models"]},
+        {"/models/it": {"model": "it"}},
+        {"/models/it": {"inputs": 3}},
+        {"/models/it": {"inputs": [], "outputs": []}},
+        {"/models/it": {"inputs": [{**TENSOR, "datatype": "BYTES"}], "outputs": MODEL["outputs"]}},
+        {"/models/it": MODEL, "/models/it/infer": {"predictions": [0]}},
+        {"/models/it": MODEL, "/models/it/infer": {"outputs": [{"name": "output", "data": [0.5]}]}},
+        {"/models/it": MODEL, "/models/it/infer": {"outputs": [{"name": "other", "data": [0.5]}]}},
+    ],
+)
+def test_a_server_of_another_protocol_is_refused_in_one_line(
+    cli: Cli, owned: tuple[Path, Path], stranger: Callable[..., str], answers: dict[str, Any]
+) -> None:
+    answer = cli("fingerprint", "verify", stranger(answers), "--key", owned[0])
+    assert answer.code == 2
+    assert len(answer.err.strip().splitlines()) == 1, answer.err
+    assert answer.err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"), [("Sat, 28 Nov 2026 12:00:00 GMT", 5.0), ("2", 2.0), ("900", 5.0), ("-1", 5.0)]
+)
+def test_a_busy_server_is_waited_for(
+    stranger: Callable[..., str], monkeypatch: pytest.MonkeyPatch, asked: str, seconds: float
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    assert OfServer(stranger({"/models/it": MODEL}, asked)).form.classes == 2
+    assert slept == [seconds]
 
 
 def test_what_cannot_be_asked_is_named(cli: Cli, owned: tuple[Path, Path], tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import http.client
 import json
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -94,12 +95,13 @@ class OfServer:
         )
         self._base = address.path if "/models/" in address.path else self._found(address.path)
         described = self._json("GET", self._base)
-        self._input = _one([TensorSpec(**one) for one in described["inputs"]])
-        self._output = TensorSpec(**described["outputs"][0])
-        if len(self._output.shape) != 2 or self._output.shape[-1] < 2:
-            raise BadInput(f"{url} is no classifier: its output has shape {list(self._output.shape)}")
-        shape = shape or _shape(self._input)
-        self.form = Form(tuple(shape or (-1,)), _dtype(self._input), self._output.shape[-1])
+        with _as_agreed(self.url):
+            self._input = _one([_spec(one) for one in described["inputs"]])
+            self._output = _spec(described["outputs"][0])
+            if len(self._output.shape) != 2 or self._output.shape[-1] < 2:
+                raise BadInput(f"{url} is no classifier: its output has shape {list(self._output.shape)}")
+            shape = shape or _shape(self._input)
+            self.form = Form(tuple(shape or (-1,)), _dtype(self._input), self._output.shape[-1])
         self.queries = 0
 
     def ask(self, inputs: Array) -> Array:
@@ -114,14 +116,15 @@ class OfServer:
                 "data": part.reshape(-1).tolist(),
             }
             answer = self._json("POST", f"{self._base}/infer", {"inputs": [tensor]})
-            output = next(one for one in answer["outputs"] if one["name"] == self._output.name)
-            found.append(np.asarray(output["data"]).reshape(len(part), -1).argmax(axis=1))
+            with _as_agreed(self.url):
+                output = next(one for one in answer["outputs"] if one["name"] == self._output.name)
+                found.append(np.asarray(output["data"]).reshape(len(part), -1).argmax(axis=1))
             self.queries += len(part)
         return np.concatenate(found)
 
     def _found(self, path: str) -> str:
         """The model of a fulldeck server, from its description."""
-        places: dict[str, Any] = self._json("GET", f"{path.rstrip('/')}/openapi.json").get("paths", {})
+        places = self._json("GET", f"{path.rstrip('/')}/openapi.json").get("paths", {})
         names = [place.removesuffix("/infer") for place in places if place.endswith("/infer")]
         if not names:
             raise BadInput(f"{self.url} does not say what it serves; write {self.url}/v2/models/NAME")
@@ -138,15 +141,43 @@ class OfServer:
                 raise RunFailed(f"{self.url} does not answer: {error}") from None
             if response.status not in (429, 503):
                 break
-            time.sleep(min(float(response.headers.get("Retry-After") or 1), MOST_WAIT))
+            time.sleep(_wait(response.headers.get("Retry-After")))
         if response.status != 200:
             kind = RunFailed if response.status >= 500 or response.status == 429 else BadInput
             raise kind(f"{self.url}{path} answers {response.status}: {text.decode(errors='replace')[:200]}")
         try:
-            value: dict[str, Any] = json.loads(text)
+            value = json.loads(text)
         except ValueError:
             raise BadInput(f"{self.url}{path} answers no JSON; is it a server of the protocol v2?") from None
+        if not isinstance(value, dict):
+            raise BadInput(f"{self.url}{path} answers no JSON object; is it a server of the protocol v2?")
         return value
+
+
+@contextmanager
+def _as_agreed(url: str) -> Iterator[None]:
+    """An answer is read here: one of another form is BadInput."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except (AttributeError, LookupError, StopIteration, TypeError, ValueError) as error:
+        raise BadInput(
+            f"{url} answers JSON, and not what the protocol v2 says ({type(error).__name__}: {error}); is it such a "
+            "server?"
+        ) from None
+
+
+def _wait(retry_after: str | None) -> float:
+    """The seconds that a server asks for, at most MOST_WAIT, which is as good as a date that it may name."""
+    if retry_after is None:
+        return 1.0
+    return min(float(retry_after), MOST_WAIT) if retry_after.isdecimal() else MOST_WAIT
+
+
+def _spec(stated: Mapping[str, Any]) -> TensorSpec:
+    """Servers may state more of a tensor."""
+    return TensorSpec(name=stated["name"], datatype=stated["datatype"], shape=stated["shape"])
 
 
 def _one(inputs: Sequence[TensorSpec]) -> TensorSpec:
