@@ -47,16 +47,21 @@ EPOCHS = 10_000
 
 
 def collect(
-    recipe: Recipe, *, fresh: bool = False, tell: Callable[[str], None] = lambda text: None
+    recipe: Recipe,
+    *,
+    fresh: bool = False,
+    limit: float = math.inf,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> Findings | None:
     """Run `recipe` for about thirty steps and find out where its time and memory go.
 
     Of several processes that train together all are timed, and the first one's figures are returned; None on
-    the others. `fresh` measures the machine's ceilings again. Raises BadInput as the run would, and RunFailed in one
-    line if the training fails in these steps or its loss is not finite.
+    the others. `fresh` measures the machine's ceilings again; no step begins `limit` seconds after the call. Raises
+    BadInput as the run would, and RunFailed in one line if the training fails in these steps, its loss is not finite,
+    or the time is over.
     """
     train = recipe.train.replace(epochs=max(EPOCHS, recipe.train.epochs or 0), max_steps=None)
-    collector = _Collector(fresh, tell)
+    collector = _Collector(fresh, limit, tell)
     with tempfile.TemporaryDirectory(prefix="fulldeck-") as folder:
         try:
             run(replace(recipe, trackers=(), train=train), out=Path(folder), watcher=collector)
@@ -88,8 +93,10 @@ class _Collector(Watcher):
 
     on_all_ranks = True
 
-    def __init__(self, fresh: bool, tell: Callable[[str], None]) -> None:
+    def __init__(self, fresh: bool, limit: float, tell: Callable[[str], None]) -> None:
         self.fresh = fresh
+        self.limit = limit
+        self.called = time.perf_counter()
         self.tell = tell
         self.begun = self.timed = self.profiled = 0
         self.seconds = [0.0] * len(PHASES)
@@ -122,6 +129,8 @@ class _Collector(Watcher):
 
     def _begin(self, batch: Batch) -> None:
         self.batch = batch
+        if time.perf_counter() - self.called > self.limit:
+            raise RunFailed(f"{self.limit:.0f} s were not enough, of which {self.begun} steps began")
         self.at()
         self.begun += 1
 

@@ -6,6 +6,7 @@ that a key names, shares and ratios have 1 for the whole or for no change.
     schema          1
     kind            "training" (figures of an optimizer step) or "inference" (of a forward pass at batch 1)
     recipe          the recipe's name; `run`: the run folder, of inference only
+    recipe_hash     of all that the recipe says of what was diagnosed: not of its goal, search and trackers
     workload, device, threads, time (ISO 8601), seconds (that the diagnosis took), machine
     steps           {"warm_up", "timed", "profiled"}: how many
     step            {"milliseconds", "phases": {data, transfer, instructions, forward, backward, optimizer,
@@ -55,9 +56,11 @@ and after `--verify` also
 
 from __future__ import annotations
 
+import hashlib
+import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +80,20 @@ FILE = "diagnosis.json"
 
 
 def diagnose(
-    recipe: Recipe, *, fresh: bool = False, tell: Callable[[str], None] = lambda text: None
+    recipe: Recipe,
+    *,
+    fresh: bool = False,
+    limit: float = math.inf,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any] | None:
     """Where a training step of `recipe` spends its time and memory, and what to do about it.
 
-    `fresh` measures the machine's ceilings again; `tell` takes words for a progress line. Of several processes
-    that train together the first one is told, the others get None. Raises BadInput, and RunFailed in one line if
-    the training fails.
+    `fresh` measures the machine's ceilings again; no step begins `limit` seconds after the call; `tell` takes words for
+    a progress line. Of several processes that train together the first one is told, the others get None. Raises
+    BadInput, and RunFailed in one line if the training fails or the time is over.
     """
     started = time.monotonic()
-    findings = collect(recipe, fresh=fresh, tell=tell)
+    findings = collect(recipe, fresh=fresh, limit=limit, tell=tell)
     if findings is None:
         return None
     return report(findings, recipe) | {"seconds": round(time.monotonic() - started, 1)}
@@ -102,6 +109,7 @@ def report(findings: Findings, recipe: Recipe) -> dict[str, Any]:
         "schema": SCHEMA,
         "kind": findings.kind,
         "recipe": recipe.name,
+        "recipe_hash": recipe_hash(recipe),
         "workload": recipe.workload.name,
         "device": findings.device,
         "threads": torch.get_num_threads(),
@@ -129,6 +137,12 @@ def report(findings: Findings, recipe: Recipe) -> dict[str, Any]:
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "machine": describe_machine(),
     }
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """By which a diagnosis is told from that of another recipe of the same name."""
+    diagnosed = replace(recipe, goal=None, search=None, trackers=())
+    return hashlib.sha256(diagnosed.to_yaml().encode()).hexdigest()[:24]
 
 
 def keep(result: dict[str, Any], folder: Path) -> Path:

@@ -51,6 +51,8 @@ SCHEMA = 1
 BUDGET = 1800.0
 DIAGNOSIS = 120.0
 """A budget in seconds from which on a diagnosis is worth its time."""
+DIAGNOSIS_SHARE = 0.25
+"""Of the budget, after which a diagnosis is given up: the rest must suffice for the search."""
 
 
 def tune(
@@ -90,7 +92,8 @@ def tune(
         folder.point_latest()
         try:
             if not search.history.finished and budget >= DIAGNOSIS:
-                _warm(search, space, wanted, evidence, diagnosis, tell)
+                limit = DIAGNOSIS_SHARE * budget - search.elapsed
+                _warm(search, space, wanted, evidence, diagnosis, limit, tell)
             with search:
                 status = _carry_out(search, budget)
         except KeyboardInterrupt:
@@ -121,19 +124,30 @@ def _as_goal(wanted: Aim) -> Goal:
 
 
 def _warm(
-    search: Search, space: Space, wanted: Aim, evidence: Path, folder: Path, tell: Callable[[str], None]
+    search: Search,
+    space: Space,
+    wanted: Aim,
+    evidence: Path,
+    folder: Path,
+    limit: float,
+    tell: Callable[[str], None],
 ) -> None:
-    """Put first what promises most. A diagnosis that is there is taken, else one is made, where it could matter."""
+    """Put first what promises most. A diagnosis that is there is taken, else one is made, where it could matter.
+
+    It is given up after `limit` seconds, which are part of the budget.
+    """
     objective = wanted.objective.figure
-    found = kept_diagnosis(folder, space.recipe.name)
-    if found is None and objective in MOVED_BY:
+    found = kept_diagnosis(folder, space.recipe)
+    if found is None and objective in MOVED_BY and limit > 0:
         from fulldeck.diagnosis.diagnose import diagnose
 
         try:
-            found = diagnose(replace(space.recipe, trackers=()), tell=lambda text: tell(f"diagnosis: {text}"))
-        except (BadInput, RunFailed):
-            # The recipe as it is will say what is wrong with it.
-            found = None
+            found = diagnose(
+                replace(space.recipe, trackers=()), limit=limit, tell=lambda text: tell(f"diagnosis: {text}")
+            )
+        except (BadInput, RunFailed) as error:
+            # The search can do without; if the recipe is at fault, its own run will say so.
+            tell(f"diagnosis: left out: {error}")
     search.course.first = first_trials(space, objective, evidence=evidence, diagnosis=found)
 
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fulldeck.diagnosis.diagnose import FILE
+from fulldeck.diagnosis.diagnose import FILE, recipe_hash
 from fulldeck.errors import BadInput
 from fulldeck.evidence.store import kept
 from fulldeck.machine import processor
+from fulldeck.recipe.recipe import Recipe
 from fulldeck.tuning.space import MOVED_BY, QUALITY, Space, Values
 
 
@@ -26,16 +27,16 @@ def first_trials(
     return [(values, origin) for _, values, origin in found]
 
 
-def kept_diagnosis(folder: Path, recipe: str) -> dict[str, Any] | None:
-    """The diagnosis of the recipe's training that lies in `folder`, if it was made on this machine."""
+def kept_diagnosis(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
+    """The diagnosis of this very recipe's training that lies in `folder`, if it was made on this machine."""
     try:
         result: dict[str, Any] = json.loads((folder / FILE).read_bytes())
         usable = (
-            result["recipe"] == recipe
+            result["recipe_hash"] == recipe_hash(recipe)
             and result["kind"] == "training"
             and result["machine"]["processor"] == processor()
         )
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return result if usable else None
 
