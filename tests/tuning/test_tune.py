@@ -112,6 +112,25 @@ def test_trials_that_differ_after_the_training_share_it(write: Callable[..., Pat
 
 
 @pytest.mark.slow
+def test_two_processes_share_a_search_to_its_end(write: Callable[..., Path], tmp_path: Path) -> None:
+    told: list[str] = []
+    result = tune(
+        write("slow_clouds", BATCHES), goal="minimize validation_loss", trials=6, budget=200, jobs=2,
+        out=tmp_path / "t", tell=told.append,
+    )  # fmt: skip
+    assert any("2 running" in words for words in told)
+    assert result["status"] == "finished"
+    assert [one["trial"] for one in result["tried"]] == list(range(6))
+    assert not result["failures"]
+    finished = [line["finished"] for line in lines(tmp_path / "t", "finished")]
+    assert len(finished) == len(set(finished)), "nothing is done twice"
+    assert len(result["best"]["seeds"]) >= 3
+    assert all(one["seeds"] == result["best"]["seeds"] for one in result["finalists"]), (
+        "all by the same seeds"
+    )
+
+
+@pytest.mark.slow
 def test_what_nothing_meets_says_how_near_it_came(write: Callable[..., Path], tmp_path: Path) -> None:
     result = tune(
         write(more=RATES), goal="minimize loss", subject_to=("accuracy >= 0.999",), trials=3, budget=120,
