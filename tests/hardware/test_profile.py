@@ -1,5 +1,6 @@
 """Profiles of machines: those that are shipped, a user's own, and what is wrong with one."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from fulldeck.catalogue import catalogue
+from fulldeck.cli import main
+from fulldeck.diagnosis import measured_profile
 from fulldeck.errors import BadInput
 from fulldeck.hardware import find_profile, shipped_profiles
 
@@ -18,6 +21,26 @@ def test_what_a_shipped_profile_says_can_be_used(name: str) -> None:
     assert set(profile.flops_per_s) >= (set(profile.dtypes) if profile.flops_per_s else set())
     for instruction, parameters in profile.instructions.items():
         catalogue().find(instruction).load()(**parameters)
+
+
+@pytest.mark.parametrize("name", [name for name, one in shipped_profiles().items() if one.shared_memory])
+def test_kernels_of_a_gpu_get_no_more_shared_memory_than_it_has(name: str) -> None:
+    profile = shipped_profiles()[name]
+    assert profile.shared_memory is not None
+    assert 0 < profile.parameters("kernel_fusion")["shared_memory_size"] <= profile.shared_memory
+
+
+def test_the_command_that_a_source_names_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = re.findall(
+        r"fulldeck (doctor --calibrate [^ ]+)", " ".join(one.source for one in shipped_profiles().values())
+    )
+    assert len(named) >= 4
+    calibrated_to: list[Path] = []
+    monkeypatch.setattr(measured_profile, "calibrated", calibrated_to.append)
+    monkeypatch.setattr(measured_profile, "write_profile", lambda profile, path: None)
+    for words in named:
+        assert main(words.split()) == 0
+    assert set(calibrated_to) == {Path("mine.toml")}
 
 
 @pytest.mark.parametrize(
