@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+import torch
 from onnx import helper, numpy_helper
+from torch import nn
 
 from fulldeck.errors import BadInput
+from fulldeck.instructions.inference.onnx_export import export_onnx
+from fulldeck.instructions.inference.post_training_quantization import quantize_onnx
 from fulldeck.ownership.claim import chance, of_answers, of_weights, together
 from fulldeck.ownership.key import Key
 from fulldeck.ownership.onnx_weights import onnx_weights
@@ -121,3 +125,26 @@ def test_the_mark_is_read_out_of_an_onnx_file(tmp_path: Path, form: str, turned:
     assert found is not None
     assert found.p_value < 1e-10
     assert of_weights(KEYS[1], onnx_weights(tmp_path / "m.onnx")).p_value > 1e-3  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bit_width", [8, 4])
+@pytest.mark.parametrize("place", ["product", "table"])
+def test_the_mark_is_read_out_of_blocks_of_weights(
+    tmp_path: Path, bit_width: Literal[8, 4], place: str
+) -> None:
+    # 50 is no multiple of a block: the last one of a row is filled up.
+    module = nn.Sequential(nn.Embedding(70, 50), nn.Linear(50, 64))
+    weight = module[1 if place == "product" else 0].weight
+    weight.data = torch.from_numpy(marked(KEYS[0], tuple(weight.shape)))
+    whole = export_onnx(module.eval(), torch.randint(70, (3, 5)), tmp_path / "whole.onnx").path
+    path = quantize_onnx(whole, tmp_path / "blocks.onnx", mode="weights", bit_width=bit_width)
+    weights = onnx_weights(path)
+    (read,) = [one for one in weights.values() if one.shape == weight.shape]
+    whole_weight = weight.detach().numpy()
+    step = np.abs(whole_weight).max() / 2 ** (bit_width - 1)
+    assert np.abs(read - whole_weight).max() <= 1.001 * step
+    found = of_weights(KEYS[0], weights)
+    assert found is not None
+    assert found.p_value < 1e-10
+    assert of_weights(KEYS[1], weights).p_value > 1e-3  # type: ignore[union-attr]
