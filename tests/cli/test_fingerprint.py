@@ -122,6 +122,8 @@ MODEL = {"inputs": [TENSOR], "outputs": [{**TENSOR, "name": "output", "shape": [
     [
         {},
         {"/models/it": ["models"]},
+        {"/openapi.json": {"paths": 3}},
+        {"/openapi.json": {"paths": {}}},
         {"/models/it": {"model": "it"}},
         {"/models/it": {"inputs": 3}},
         {"/models/it": {"inputs": [], "outputs": []}},
@@ -134,7 +136,10 @@ MODEL = {"inputs": [TENSOR], "outputs": [{**TENSOR, "name": "output", "shape": [
 def test_a_server_of_another_protocol_is_refused_in_one_line(
     cli: Cli, owned: tuple[Path, Path], stranger: Callable[..., str], answers: dict[str, Any]
 ) -> None:
-    answer = cli("fingerprint", "verify", stranger(answers), "--key", owned[0])
+    url = stranger(answers)
+    if "/openapi.json" in answers:
+        url = url.removesuffix("/models/it")
+    answer = cli("fingerprint", "verify", url, "--key", owned[0])
     assert answer.code == 2
     assert len(answer.err.strip().splitlines()) == 1, answer.err
     assert answer.err.startswith("error: ")

@@ -124,8 +124,10 @@ class OfServer:
 
     def _found(self, path: str) -> str:
         """The model of a fulldeck server, from its description."""
-        places = self._json("GET", f"{path.rstrip('/')}/openapi.json").get("paths", {})
-        names = [place.removesuffix("/infer") for place in places if place.endswith("/infer")]
+        described = self._json("GET", f"{path.rstrip('/')}/openapi.json")
+        with _as_agreed(self.url):
+            places: list[str] = list(described.get("paths", {}))
+            names = [place.removesuffix("/infer") for place in places if place.endswith("/infer")]
         if not names:
             raise BadInput(f"{self.url} does not say what it serves; write {self.url}/v2/models/NAME")
         return min(names, key=len)
