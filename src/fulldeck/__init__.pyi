@@ -36,7 +36,6 @@ from fulldeck.instructions.deployment.request_batching import dependent as depen
 from fulldeck.instructions.deployment.request_batching import join_calls as join_calls
 from fulldeck.instructions.extensions.dp_training import DpTraining as DpTraining
 from fulldeck.instructions.extensions.dp_training import private_epsilon as private_epsilon
-from fulldeck.instructions.extensions.dp_training import with_group_norm as with_group_norm
 from fulldeck.instructions.extensions.model_fingerprinting import ModelFingerprinting as ModelFingerprinting
 from fulldeck.instructions.extensions.model_fingerprinting import mark_model as mark_model
 from fulldeck.instructions.inference.kernel_fusion import KernelFusion as KernelFusion

@@ -11,7 +11,7 @@ GROUPS = 32
 """Most groups of a group norm in the place of a batch norm (Wu & He 2018, arXiv:1803.08494)."""
 
 
-def replace_batch_norms(model: nn.Module) -> list[str]:
+def with_group_norm(model: nn.Module) -> list[str]:
     """Put a group norm in the place of every batch norm of `model`, in place; return their names."""
     found = []
     for name, module in list(model.named_modules()):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fulldeck.errors import BadInput
-from fulldeck.group_norm import replace_batch_norms
+from fulldeck.group_norm import with_group_norm
 from fulldeck.instructions.inference.onnx_export import export_onnx
 from fulldeck.networks import NETWORKS, build, describe
 from fulldeck.networks.gpt import Gpt
@@ -59,7 +59,7 @@ def test_is_rebuilt_from_json_and_its_state(net_and_inputs):
 
 def test_is_rebuilt_with_group_norms_where_they_were_put_in(net_and_inputs):
     net, inputs = net_and_inputs
-    replaced = replace_batch_norms(net)
+    replaced = with_group_norm(net)
     described = describe(net)
     assert ("norm" in described) == bool(replaced)
     copy = build(json.loads(json.dumps(described))).eval()

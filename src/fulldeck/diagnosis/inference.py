@@ -24,7 +24,7 @@ from fulldeck.diagnosis.precision import TOLERATED, precision_of_layers
 from fulldeck.diagnosis.work import WorkCounter
 from fulldeck.engines import available
 from fulldeck.errors import BadInput
-from fulldeck.group_norm import learnt_with_group_norm, replace_batch_norms
+from fulldeck.group_norm import learnt_with_group_norm, with_group_norm
 from fulldeck.pipeline.execution import Execution
 from fulldeck.pipeline.run import situation
 from fulldeck.planner import make_plan
@@ -90,7 +90,7 @@ def trained(run: Path) -> tuple[Recipe, Candidate]:
     module = recipe.workload.model(data)
     state = load_file(weights)
     if learnt_with_group_norm(state, module):
-        replace_batch_norms(module)
+        with_group_norm(module)
     try:
         module.load_state_dict(state)
     except RuntimeError as error:

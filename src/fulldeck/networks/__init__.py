@@ -47,9 +47,9 @@ def build(description: Mapping[str, Any]) -> nn.Module:
     cls = getattr(importlib.import_module(f"{__name__}.{name}"), _class_name(name))
     module: nn.Module = cls(**description["arguments"])
     if description.get("norm") == "group":
-        from fulldeck.group_norm import replace_batch_norms
+        from fulldeck.group_norm import with_group_norm
 
-        replace_batch_norms(module)
+        with_group_norm(module)
     return module
 
 

@@ -36,11 +36,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from fulldeck.errors import BadInput, CannotAct
+from fulldeck.group_norm import with_group_norm
 from fulldeck.instruction import Evidence, Instruction, Situation, instruction, param
 from fulldeck.instructions.extensions.dp_training.accounting import Accountant, Steps
 from fulldeck.instructions.extensions.dp_training.attack import attacked
 from fulldeck.instructions.extensions.dp_training.gradients import PrivateGradients
-from fulldeck.instructions.extensions.dp_training.norms import check_norms, with_group_norm
+from fulldeck.instructions.extensions.dp_training.norms import check_norms
 from fulldeck.instructions.extensions.dp_training.poisson import PoissonLoader, Secret
 from fulldeck.instructions.extensions.dp_training.private_training import DRAWS, PrivateTraining
 from fulldeck.training.loader import BatchLoader

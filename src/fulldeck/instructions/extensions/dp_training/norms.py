@@ -5,12 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from fulldeck.errors import CannotAct
-from fulldeck.group_norm import replace_batch_norms
-
-
-def with_group_norm(model: nn.Module) -> list[str]:
-    """Put a group norm in the place of every batch norm of `model`, in place; return their names."""
-    return replace_batch_norms(model)
+from fulldeck.group_norm import with_group_norm
 
 
 def check_norms(model: nn.Module, replace: bool = False) -> None:
