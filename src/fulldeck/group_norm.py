@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container
 
 from torch import nn
 
@@ -23,9 +22,3 @@ def with_group_norm(model: nn.Module) -> list[str]:
             setattr(model.get_submodule(parent), last, norm)
             found.append(name)
     return found
-
-
-def learnt_with_group_norm(state: Container[str], model: nn.Module) -> bool:
-    """Whether a state with these names is that of `model` with group norms: they gather no statistics."""
-    norms = [name for name, one in model.named_modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
-    return any(f"{name}.weight" in state and f"{name}.running_mean" not in state for name in norms)

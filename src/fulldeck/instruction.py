@@ -18,12 +18,15 @@ from fulldeck.errors import BadInput
 from fulldeck.param import param
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from fulldeck.candidate import Candidate, Tolerance
     from fulldeck.data import Data
     from fulldeck.diagnosis.findings import Findings
     from fulldeck.distributed.together import Together
     from fulldeck.evidence.outcome import Outcome
     from fulldeck.service import Service
+    from fulldeck.training.batch import Tensors
     from fulldeck.training.loop import TrainingLoop
 
 __all__ = [
@@ -221,6 +224,14 @@ class Instruction(Declared):
     def together(self) -> Together | None:
         """How the processes that train together find each other, if this one spreads the training over several."""
         return None
+
+    def restore(self, model: nn.Module, inputs: Tensors) -> nn.Module:
+        """`model` in the form in which this one leaves it to be trained, for the trained weights to be loaded.
+
+        `inputs` are a few rows. Override it where `attach` makes another module of the model, and the weights keep
+        its names.
+        """
+        return model
 
     # The doors -------------------------------------------------------------------------------------
 

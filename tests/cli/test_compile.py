@@ -161,7 +161,7 @@ def test_a_full_disk_leaves_the_package_as_it_was(run: Path, tmp_path: Path) -> 
         ),
         (
             ["--engine", "onnxruntime", "--bf16"],
-            "engine onnxruntime has no bf16; it has fp32, fp16, int8",
+            "engine onnxruntime has no bf16; it has fp32, fp16, int8, int4",
         ),
     ],
 )
@@ -197,6 +197,52 @@ def test_fixed_sizes_are_measured_there_and_stay_out_of_the_package(cli: Cli, ru
     assert result["package"] is None
     assert "a server gets single rows too" in result["why_no_package"]
     assert (run / "package" / "manifest.sha256").read_bytes() == sealed
+
+
+ROUNDED = """\
+workload: breast_cancer
+train: {epochs: 3, threads: 1}
+instructions:
+  - leakage_safe_splitting
+  - quantization_aware_training: {bit_width: WIDTH, metric_drop: 1.0}
+  - onnx_export
+  - model_serving_framework
+  - model_packaging
+"""
+
+
+@pytest.mark.slow
+@needs_openvino
+@pytest.mark.parametrize("width", [8, 4])
+def test_a_run_that_trained_rounded_weights_is_compiled_as_what_it_is(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "rounded.yaml").write_text(ROUNDED.replace("WIDTH", str(width)))
+    assert cli("run", tmp_path / "rounded.yaml", "--out", tmp_path / "runs").code == 0
+    run = (tmp_path / "runs" / "latest").resolve()
+    item = json.dumps(Package.open(run / "package").encoder().example())
+    before = cli("predict", run, item, "--json").json
+    answer = cli("compile", run, "--engine", "openvino", "--json")
+    assert (answer.code, answer.err) == (0, "")
+    result = answer.json
+    (row,) = result["engines"]
+    assert (row["name"], row["precision"], row["reason"]) == ("openvino", f"int{width}", None)
+    assert result["chosen"]["agreement"] >= 0.98
+    assert result["reference"] == f"the trained module in int{width}, PyTorch eager"
+    assert result["notes"] == [f"the model was trained in int{width}, and has no other precision"]
+    package = Package.open(run / "package")
+    assert package.engine().name == "openvino"
+    models = package.service.models
+    assert {one.path for one in models} == {models[0].path}, "one file, whichever engine runs it"
+    after = cli("predict", run, item, "--json").json
+    assert after["label"] == before["label"]
+    assert after["probabilities"] == pytest.approx(before["probabilities"], abs=0.05)
+    refused = cli("compile", run, "--fp32")
+    assert refused.code == 2
+    assert f"the model was trained in int{width}, and has no fp32; leave --fp32 out" in refused.err
+    monkeypatch.chdir(tmp_path)
+    assert cli("diagnose", "--inference", run).code == 0
 
 
 @pytest.mark.slow

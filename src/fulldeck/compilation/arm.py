@@ -121,7 +121,7 @@ def arms_of(engine: str, precisions: Collection[str], source: Source, forms: Seq
     for precision in ENGINES[engine].precisions:
         if precision not in precisions:
             continue
-        if precision != "int8":
+        if precision != "int8" or (engine == "torch_compiled" and precision in source.modules):
             arms.append(Arm(engine, precision, source))
         elif engine == "torch_compiled":
             if source.calibration is not None:

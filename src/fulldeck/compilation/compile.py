@@ -89,12 +89,12 @@ def compile_run(
         raise BadInput(_elsewhere(run, reason, shapes_of(candidate.example(1), shapes), precisions, settings))
     threads = cpu_threads()
     torch.set_num_threads(threads)
-    wanted = tuple(precisions) or ("fp32", "bf16", "fp16", "int8")
     with RunFolder(run).locked():
         example = candidate.example(EXAMPLE_ROWS)
         sizes = shapes_of(example, shapes)
         check_fits(candidate, sizes)
         own = files_of(run)
+        wanted = _wanted(candidate, own, precisions)
         folder = cache_folder() / "compiled" / _key(run, own, sizes, settings, threads)
         refused = refused_ways([entry.instruction for entry in recipe.entries], candidate)
         table = folder / f"choice-{_hash([engine, wanted, tolerance.__dict__, refused])}.json"
@@ -103,8 +103,10 @@ def compile_run(
         else:
             folder.mkdir(parents=True, exist_ok=True)
             forms, notes = onnx_forms(candidate, own, wanted, folder, tell, refused)
-            calibration = calibration_of(candidate) if "int8" in wanted and not refused else None
-            source = Source(example, sizes, {"fp32": candidate.module}, calibration=calibration)
+            rounded = candidate.precision != "fp32"
+            calibrated = "int8" in wanted and not rounded and not refused
+            calibration = calibration_of(candidate) if calibrated else None
+            source = Source(example, sizes, {candidate.precision: candidate.module}, calibration=calibration)
             arms = [
                 arm
                 for name in (ENGINES if engine == "auto" else (engine,))
@@ -116,7 +118,7 @@ def compile_run(
             metrics = recipe.workload.metrics(candidate.data)
             judge = _judge(candidate, source, metrics, tolerance, tell)
             chosen = choose(arms, judge, folder, settings, threads, tell)
-            result = _result(arms, chosen, source, judge, notes) | {"cached": False}
+            result = _result(candidate, arms, chosen, source, judge, notes) | {"cached": False}
             with suppress(OSError, BadInput):  # a read-only home costs the time, and nothing else
                 write_json(table, result | {"file": str(chosen.path)})
             result["file"] = str(chosen.path)
@@ -125,6 +127,18 @@ def compile_run(
         result.pop("file")
         write_json(run / COMPILED, result)
     return result
+
+
+def _wanted(candidate: Candidate, own: Mapping[str, Path], precisions: Sequence[str]) -> tuple[str, ...]:
+    """The precisions to measure. Raises BadInput where the model has none of those that are asked for."""
+    if candidate.precision == "fp32":
+        return tuple(precisions) or ("fp32", "bf16", "fp16", "int8", *own.keys() & {"int4"})
+    if precisions and candidate.precision not in precisions:
+        raise BadInput(
+            f"the model was trained in {candidate.precision}, and has no {' or '.join(precisions)}; leave "
+            f"{' '.join(f'--{one}' for one in precisions)} out"
+        )
+    return (candidate.precision,)
 
 
 def _elsewhere(run: Path, reason: str, sizes: Shapes, precisions: Sequence[str], settings: Settings) -> str:
@@ -188,7 +202,7 @@ def _judge(
     tolerance: Tolerance,
     tell: Callable[[str], None],
 ) -> Judge:
-    """What the fp32 module answers on validation examples."""
+    """What the trained module answers on validation examples."""
     tell("computing the reference")
     batch = next(iter(source.shapes.values()))[0]
     at_once = min(ROWS_AT_ONCE, batch.high or ROWS_AT_ONCE)
@@ -202,11 +216,13 @@ def _judge(
             )
     examples = candidate.judged.take(np.arange(count))
     inputs = candidate.encoded(examples)
-    reference = some_outputs(PyTorchEngine(source.module()), inputs, count, at_once)
+    reference = some_outputs(PyTorchEngine(candidate.module), inputs, count, at_once)
     return Judge(inputs, examples, reference, metrics, tolerance, at_once)
 
 
-def _result(arms: list[Arm], chosen: Arm, source: Source, judge: Judge, notes: list[str]) -> dict[str, Any]:
+def _result(
+    candidate: Candidate, arms: list[Arm], chosen: Arm, source: Source, judge: Judge, notes: list[str]
+) -> dict[str, Any]:
     rows = sorted(
         arms, key=lambda arm: (arm.timed.ratio.estimate if arm.timed else np.inf, arm.reason is None)
     )
@@ -217,7 +233,7 @@ def _result(arms: list[Arm], chosen: Arm, source: Source, judge: Judge, notes: l
         "takes_one_row": all(1 in axes[0] for axes in source.shapes.values()),
         "measured_at": {name: list(value.shape) for name, value in source.inputs().items()},
         "tolerance": judge.tolerance.__dict__,
-        "reference": "the trained module in fp32, PyTorch eager",
+        "reference": f"the trained module in {candidate.precision}, PyTorch eager",
         "notes": notes,
         "machine": describe_machine(),
     }
@@ -228,7 +244,8 @@ def _install(run: Path, candidate: Candidate, result: dict[str, Any]) -> dict[st
     chosen, file = result["chosen"], Path(result["file"])
     card = ENGINES[chosen["name"]]
     name = file.name
-    if card.kind == "onnx" and chosen["precision"] != "fp32" and len(model_files(file)) == 1:
+    another = file.parent.resolve() != RunFolder(run).artifacts.resolve()
+    if another and card.kind == "onnx" and chosen["precision"] != "fp32" and len(model_files(file)) == 1:
         # The run may have another file, and another one of that precision.
         name = ".".join(filter(None, ("model", chosen["precision"], chosen["how"], "onnx")))
     own = RunFolder(run).artifacts / name

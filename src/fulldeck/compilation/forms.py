@@ -64,10 +64,13 @@ def onnx_forms(
     """
     forms = [Form(precision, "", path) for precision, path in own.items()]
     notes: list[str] = []
+    if candidate.precision != "fp32":
+        notes.append(f"the model was trained in {candidate.precision}, and has no other precision")
+        if candidate.precision not in own:
+            forms += _exported(candidate, folder, notes, tell)
+        return forms, notes
     if "fp32" not in own:
-        for entry in _makers(EXPORTS):
-            instruction, _ = entry.load().suggest(candidate.data)
-            forms += _made(instruction, candidate, "fp32", "", folder, notes, tell)
+        forms += _exported(candidate, folder, notes, tell)
     if "fp16" in precisions and "fp16" not in own:
         forms += _in_float16(candidate, folder, notes, tell)
     exported = next((form.path for form in forms if form.precision == "fp32"), None)
@@ -134,11 +137,20 @@ def _in_float16(
         except BadInput as error:
             notes.append(f"no fp16 ONNX file: {error}")
             continue
-        for exporter in _makers(EXPORTS):
-            instruction, _ = exporter.load().suggest(candidate.data)
-            if forms := _made(instruction, lowered, "fp16", "", folder, notes, tell):
-                return forms
+        if forms := _exported(lowered, folder, notes, tell):
+            return forms
     return []
+
+
+def _exported(
+    candidate: Candidate, folder: Path, notes: list[str], tell: Callable[[str], None]
+) -> list[Form]:
+    """The candidate's module as an ONNX file, in the precision that it has."""
+    forms = []
+    for entry in _makers(EXPORTS):
+        instruction, _ = entry.load().suggest(candidate.data)
+        forms += _made(instruction, candidate, candidate.precision, "", folder, notes, tell)
+    return forms
 
 
 def _ways(entry: Entry, candidate: Candidate) -> Iterator[tuple[str, Instruction]]:

@@ -24,7 +24,6 @@ from fulldeck.diagnosis.precision import TOLERATED, precision_of_layers
 from fulldeck.diagnosis.work import WorkCounter
 from fulldeck.engines import available
 from fulldeck.errors import BadInput
-from fulldeck.group_norm import learnt_with_group_norm, with_group_norm
 from fulldeck.pipeline.execution import Execution
 from fulldeck.pipeline.run import situation
 from fulldeck.planner import make_plan
@@ -38,6 +37,7 @@ from fulldeck.watchers.watcher import Watcher
 BATCHES = (1, 32)
 TIMED, SECONDS = 30, 2.0
 """A forward pass is timed so often, or for so long."""
+RESTORED_ROWS = 4
 ROWS = 64
 """Validation rows that outputs are compared on."""
 
@@ -72,7 +72,10 @@ def diagnose_inference(
 
 
 def trained(run: Path) -> tuple[Recipe, Candidate]:
-    """The recipe of a finished run, and the model that it trained, with the data that it is judged on."""
+    """The recipe of a finished run, and the model that it trained, with the data that it is judged on.
+
+    A model that was trained with rounded weights is one of integers, in the precision that it was trained for.
+    """
     from safetensors.torch import load_file
 
     if not (run / RESULT).is_file() or not (run / RECIPE).is_file():
@@ -87,18 +90,26 @@ def trained(run: Path) -> tuple[Recipe, Candidate]:
     execution = Execution(make_plan(recipe, situation(recipe)), RunFolder(run), False, Watcher())
     torch.set_num_threads(recipe.train.threads or torch.get_num_threads())
     data = execution.prepare(recipe.workload.load())
-    module = recipe.workload.model(data)
-    state = load_file(weights)
-    if learnt_with_group_norm(state, module):
-        with_group_norm(module)
+    name = recipe.workload.name
+    judged_by = recipe.workload.metrics(data)
+    plain = recipe.workload.model(data)
+    candidate = Candidate(name, plain, data, run / "artifacts", judged_by=judged_by)
+    inputs = as_tensors(candidate.example(RESTORED_ROWS))
+    restored = []
+    for step in execution.plan.steps:
+        module = step.instruction.restore(candidate.module, inputs)
+        if module is not candidate.module:
+            restored.append(step.instruction)
+            candidate = replace(candidate, module=module)
     try:
-        module.load_state_dict(state)
+        candidate.module.load_state_dict(load_file(weights))
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise BadInput(f"{weights} does not fit the model of {run / RECIPE}: {first}") from None
-    name = recipe.workload.name
-    judged_by = recipe.workload.metrics(data)
-    return replace(recipe, name=name), Candidate(name, module, data, run / "artifacts", judged_by=judged_by)
+    candidate.module.eval()
+    for instruction in restored:
+        candidate = instruction.optimise(candidate)
+    return replace(recipe, name=name), candidate
 
 
 def _rows(candidate: Candidate, rows: int) -> Tensors:

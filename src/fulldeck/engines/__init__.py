@@ -78,10 +78,19 @@ ENGINES = {
         "torch_compiled", "torch", "aoti", ("fp32", "bf16", "int8"), "install a C++ compiler (g++)"
     ),
     "onnxruntime": Card(
-        "onnx_runtime", "onnxruntime", "onnx", ("fp32", "fp16", "int8"), "pip install onnxruntime", False
+        "onnx_runtime",
+        "onnxruntime",
+        "onnx",
+        ("fp32", "fp16", "int8", "int4"),
+        "pip install onnxruntime",
+        False,
     ),
     "openvino": Card(
-        "openvino", "openvino", "onnx", ("fp32", "bf16", "fp16", "int8"), 'pip install "fulldeck[openvino]"'
+        "openvino",
+        "openvino",
+        "onnx",
+        ("fp32", "bf16", "fp16", "int8", "int4"),
+        'pip install "fulldeck[openvino]"',
     ),
     "tvm": Card("tvm", "tvm", "tvm", ("fp32",), 'pip install "fulldeck[tvm]"'),
     "tensorrt": Card(

@@ -47,8 +47,11 @@ from fulldeck.instructions.extensions.dp_training.private_training import DRAWS,
 from fulldeck.training.loader import BatchLoader
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from fulldeck.evidence.outcome import Outcome
     from fulldeck.service import Service
+    from fulldeck.training.batch import Tensors
     from fulldeck.training.loop import TrainingLoop
 
 __all__ = ["DpTraining", "PrivateGradients", "private_epsilon", "with_group_norm"]
@@ -143,6 +146,11 @@ class DpTraining(Instruction):
         if situation.task == "language_modelling":
             return "clips by sample, and a block of a running text is none; it works on classification and regression"
         return super().cannot(situation)
+
+    def restore(self, model: nn.Module, inputs: Tensors) -> nn.Module:
+        if self.group_norm:
+            with_group_norm(model)
+        return model
 
     def attach(self, loop: TrainingLoop) -> None:
         """Take over how batches are drawn and gradients computed. Raises CannotAct, BadInput as the docs say."""

@@ -157,6 +157,9 @@ class QuantizationAwareTraining(Instruction):
         loop.on("batch_start", batch_start)
         loop.on("stopping", stopping)
 
+    def restore(self, model: nn.Module, inputs: Tensors) -> nn.Module:
+        return prepare_qat(model, inputs, bit_width=self.bit_width, keep=self.keep)
+
     def optimise(self, candidate: Candidate) -> Candidate:
         """Convert what was trained. Raises CannotAct if the training ended before it began to round."""
         if not _is_quantised(candidate.module):
