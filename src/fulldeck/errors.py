@@ -54,6 +54,11 @@ def closest(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def first_line(error: BaseException) -> str:
+    """What `error` says, in one line; its class where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+
+
 def extra(module: str, name: str) -> ModuleType:
     """Import `module`, which comes with the optional extra `name`.
 

@@ -55,6 +55,29 @@ def exported(trained) -> Candidate:
 
 
 @pytest.fixture(scope="session")
+def in_one_engine_only(exported, tmp_path_factory) -> Candidate:
+    """The same with an operator at its end that ONNX Runtime has and OpenVINO has not; it changes nothing."""
+    import numpy as np
+    import onnx
+
+    folder = tmp_path_factory.mktemp("one_engine")
+    model = onnx.load(exported.artifact.path)
+    (output,) = model.graph.output
+    for node in model.graph.node:
+        node.output[:] = ["logits" if name == output.name else name for name in node.output]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(10, dtype=np.float32), "identity"))
+    model.graph.node.append(
+        onnx.helper.make_node(
+            "TransposeMatMul", ["logits", "identity"], [output.name], domain="com.microsoft"
+        )
+    )
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, folder / "model.onnx")
+    artifact = replace(exported.artifact, path=folder / "model.onnx")
+    return replace(exported, artifacts=(artifact,), folder=folder)
+
+
+@pytest.fixture(scope="session")
 def quantised(exported, tmp_path_factory) -> Candidate:
     """The same, with its INT8 file."""
     from fulldeck.instructions.inference.post_training_quantization import PostTrainingQuantization

@@ -111,6 +111,23 @@ def test_auto_keeps_what_there_is_unless_another_is_faster_and_answers_the_same(
     np.testing.assert_allclose(made.run(rows), exported.run(rows), atol=1e-4)
 
 
+@pytest.mark.skipif(why_not("openvino") is not None, reason="OpenVINO is not here")
+def test_auto_leaves_out_an_engine_that_cannot_run_the_model(in_one_engine_only):
+    made = ModelServingFramework().optimise(in_one_engine_only)
+    assert made.artifact == in_one_engine_only.artifact
+    (note,) = made.notes
+    assert note.startswith("engine openvino was left out: OpenVINO cannot load model.onnx: ")
+    assert "TransposeMatMul" in note
+
+
+def test_auto_says_so_when_the_present_engine_cannot_run_the_model(exported, tmp_path):
+    broken = tmp_path / "model.onnx"
+    broken.write_bytes(exported.artifact.path.read_bytes()[:1000])
+    artifact = replace(exported.artifact, path=broken)
+    with pytest.raises(BadInput, match=r"ONNX Runtime cannot load model\.onnx"):
+        ModelServingFramework().optimise(replace(exported, artifacts=(artifact,)))
+
+
 def test_auto_leaves_a_module_alone(trained):
     assert ModelServingFramework().optimise(trained) is trained
 

@@ -11,7 +11,7 @@ from torch import nn
 from fulldeck.candidate import Candidate
 from fulldeck.data import Data, Examples
 from fulldeck.encoders.tensor import TensorEncoder
-from fulldeck.engines import open_model, open_onnx
+from fulldeck.engines import open_model, open_onnx, why_not
 from fulldeck.errors import BadInput, CannotAct
 from fulldeck.instructions.inference.onnx_export import OnnxExport, export_onnx
 from fulldeck.instructions.inference.post_training_quantization import (
@@ -245,6 +245,17 @@ def test_a_module_is_not_changed_and_layers_can_be_spared():
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     with pytest.raises(BadInput, match='there is no layer "O" to keep'):
         quantize_module(model, torch.randn(20, 8), keep=("O",))
+
+
+@pytest.mark.skipif(why_not("openvino") is not None, reason="OpenVINO is not here")
+def test_auto_leaves_out_an_engine_that_cannot_run_the_form(in_one_engine_only):
+    quantise = PostTrainingQuantization(backend="auto", calibration_samples=64, metric_drop=1)
+    try:
+        (told,) = quantise.optimise(in_one_engine_only).notes
+    except CannotAct as error:  # whether int8 is faster depends on the machine
+        told = str(error)
+    assert "onnxruntime model.onnx" in told
+    assert "openvino model.static.int8.onnx was left out: OpenVINO cannot load" in told
 
 
 def test_auto_takes_the_fastest_form_that_keeps_the_metric(exported, tmp_path, accuracy):

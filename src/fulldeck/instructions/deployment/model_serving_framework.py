@@ -32,7 +32,7 @@ from fulldeck.engines.choice import fastest
 from fulldeck.engines.pytorch import PyTorchEngine
 from fulldeck.engines.shapes import shapes_of
 from fulldeck.engines.source import Settings, Source
-from fulldeck.errors import CannotAct
+from fulldeck.errors import CannotAct, first_line
 from fulldeck.instruction import GOALS, Evidence, Instruction, instruction
 from fulldeck.networks import describe
 from fulldeck.parity import agreement
@@ -96,7 +96,8 @@ class ModelServingFramework(Instruction, Serving):
 def fastest_engine(candidate: Candidate) -> Candidate:
     """The candidate, served by the engine that runs its artifact fastest and gives the same answers.
 
-    The artifact stays as it is. Its present engine is kept unless another is faster beyond doubt.
+    The artifact stays as it is. Its present engine is kept unless another is faster beyond doubt; one that cannot
+    run it is left out, with a note.
     """
     artifact = candidate.artifact
     if artifact is None:
@@ -112,13 +113,21 @@ def fastest_engine(candidate: Candidate) -> Candidate:
         return candidate
     threads = cpu_threads()
     forms = {name: replace(artifact, engine=name) for name in (artifact.engine, *others)}
-    engines = {name: open_artifact(form, threads=threads) for name, form in forms.items()}
     inputs = candidate.example(COMPARED_ROWS)
-    outputs = {name: next(iter(engine.run(inputs).values())) for name, engine in engines.items()}
+    engines, outputs = {}, {}
+    for name, form in forms.items():
+        try:
+            engine = open_artifact(form, threads=threads)
+            outputs[name] = next(iter(engine.run(inputs).values()))
+            engines[name] = engine
+        except Exception as error:  # engines raise many classes, whose common base is Exception
+            if name == artifact.engine:
+                raise
+            candidate = candidate.telling(f"engine {name} was left out: {first_line(error)}")
     expected = outputs[artifact.engine]
     same = {
-        name: engines[name]
-        for name in forms
+        name: engine
+        for name, engine in engines.items()
         if np.isfinite(outputs[name]).all() and agreement(expected, outputs[name]) >= SAME_ANSWERS
     }
     found = fastest(same, candidate.example(1), looks=LOOKS, seconds=RACE_SECONDS)

@@ -261,9 +261,7 @@ class PostTrainingQuantization(Instruction):
     ) -> Candidate:
         losses = Losses(candidate)
         forms = forms_to_try(candidate, artifact, calibration, self.keep)
-        best, told = fastest_form(
-            [candidate, *(form for form in forms if losses.of(form) <= self.metric_drop)]
-        )
+        best, told = fastest_form(candidate, forms, lambda form: losses.of(form) <= self.metric_drop)
         if best is candidate:
             raise CannotAct(f"no INT8 form that keeps the metric is faster here ({told}); name a backend")
         return best.telling(f"{self.card.name} took the fastest: {told}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from fulldeck.candidate import Artifact, Candidate
 from fulldeck.data import Array
 from fulldeck.engines import open_artifact, why_not
 from fulldeck.engines.choice import fastest
+from fulldeck.errors import first_line
 from fulldeck.installed import is_installed
 from fulldeck.instructions.inference.post_training_quantization.onnx_file import (
     quantize_onnx,
@@ -39,15 +40,27 @@ def forms_to_try(
     return [candidate.with_artifact(form) for form in forms]
 
 
-def fastest_form(forms: Sequence[Candidate]) -> tuple[Candidate, str]:
-    """The one of `forms` (all with artifacts) that answers one row fastest, and the milliseconds of all, in words."""
-    named = {}
-    for form in forms:
+def fastest_form(
+    present: Candidate, forms: Sequence[Candidate], keeps: Callable[[Candidate], bool]
+) -> tuple[Candidate, str]:
+    """What answers one row fastest: `present`, or one of `forms` that `keeps` the metric; and what is known, in words.
+
+    All have artifacts. A form that its engine cannot run is left out, and the words say so.
+    """
+    example = present.example(1)
+    named, engines, left_out = {}, {}, []
+    for form in (present, *forms):
         assert form.artifact is not None
-        named[f"{form.artifact.engine} {form.artifact.path.name}"] = form
-    engines = {
-        name: open_artifact(form.artifact) for name, form in named.items() if form.artifact is not None
-    }
-    times = fastest(engines, forms[0].example(1), looks=LOOKS, seconds=SECONDS)
-    told = ", ".join(f"{name} {timed.latency.estimate:.3g} ms" for name, timed in times.items())
-    return named[next(iter(times))], told
+        name = f"{form.artifact.engine} {form.artifact.path.name}"
+        try:
+            engine = open_artifact(form.artifact)
+            engine.run(example)
+            if form is present or keeps(form):
+                named[name], engines[name] = form, engine
+        except Exception as error:  # engines raise many classes, whose common base is Exception
+            if form is present:
+                raise
+            left_out.append(f"{name} was left out: {first_line(error)}")
+    times = fastest(engines, example, looks=LOOKS, seconds=SECONDS)
+    told = [f"{name} {timed.latency.estimate:.3g} ms" for name, timed in times.items()]
+    return named[next(iter(times))], ", ".join((*told, *left_out))
