@@ -76,7 +76,7 @@ class OpenVinoEngine:
 
 
 def convert(source: Source, precision: str, folder: Path, settings: Settings) -> Path:
-    """The ONNX file: of integers, else the one in fp32, which OpenVINO computes in `precision`.
+    """The ONNX file: of integers, else the one in fp32, if there is one, which OpenVINO computes in `precision`.
 
     Raises CannotAct if there is none, or if the processor cannot compute in `precision`.
     """
@@ -84,7 +84,8 @@ def convert(source: Source, precision: str, folder: Path, settings: Settings) ->
         able = openvino.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
         if precision.upper() not in able:
             raise CannotAct(f"OpenVINO does not compute in {precision} on this processor")
-    return source.onnx_file(precision if precision in ("int8", "int4") else "fp32", folder)
+    own = precision in ("int8", "int4") or "fp32" not in source.onnx
+    return source.onnx_file(precision if own else "fp32", folder)
 
 
 def load(path: Path, *, precision: str, threads: int) -> OpenVinoEngine:

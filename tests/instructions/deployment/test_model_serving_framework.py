@@ -1,3 +1,4 @@
+import copy
 import http.client
 import json
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from fulldeck.engines import ENGINES, why_not
@@ -20,7 +22,11 @@ from fulldeck.instructions.deployment.model_serving_framework import (
     in_engine,
     serve_package,
 )
+from fulldeck.instructions.inference.onnx_export import OnnxExport
+from fulldeck.instructions.inference.quantization_aware_training import convert, prepare_qat
+from fulldeck.instructions.inference.reduced_precision_inference import ReducedPrecisionInference
 from fulldeck.package import Package
+from fulldeck.parity import agreement
 from fulldeck.service import Service, Serving
 
 
@@ -145,6 +151,34 @@ def test_a_named_engine_takes_the_artifact_and_both_go_into_the_package(exported
     assert package.engine().name == "openvino"
     rows = exported.example(3)
     np.testing.assert_allclose(package.engine().run(rows)["output"], exported.run(rows), atol=1e-4)
+
+
+@pytest.mark.skipif(why_not("openvino") is not None, reason="OpenVINO is not here")
+@pytest.mark.slow
+def test_four_bits_of_27_run_in_a_named_engine(trained, tmp_path):
+    inputs = torch.from_numpy(trained.example(64)["input"])
+    integers = convert(prepare_qat(copy.deepcopy(trained.module), inputs, bit_width=4).eval())
+    rounded = replace(trained, module=integers, precision="int4", folder=tmp_path)
+    exported = OnnxExport().optimise(rounded)
+    made = in_engine(exported, "openvino")
+    assert (made.artifact.engine, made.artifact.precision) == ("openvino", "int4")
+    rows = exported.example(64)
+    assert agreement(exported.run(rows), made.run(rows)) >= 0.95
+
+
+@pytest.mark.skipif(why_not("openvino") is not None, reason="OpenVINO is not here")
+def test_a_float16_file_runs_in_a_named_engine(trained, tmp_path):
+    lowered = ReducedPrecisionInference(dtype="float16").optimise(replace(trained, folder=tmp_path))
+    exported = OnnxExport().optimise(lowered)
+    try:
+        made = in_engine(exported, "openvino")
+    except CannotAct as error:
+        if "does not compute in fp16" not in str(error):
+            raise
+        pytest.skip("this processor has no fp16")
+    assert (made.artifact.engine, made.artifact.path) == ("openvino", exported.artifact.path)
+    rows = exported.example(20)
+    np.testing.assert_allclose(made.run(rows), exported.run(rows), atol=0.1)
 
 
 @pytest.mark.skipif(why_not("openvino") is not None, reason="OpenVINO is not here")
