@@ -17,7 +17,7 @@ from fulldeck.engines import ENGINES, Engine, engine_module, open_model, why_not
 from fulldeck.engines.choice import Timed, milliseconds
 from fulldeck.engines.pytorch import PyTorchEngine, in_precision
 from fulldeck.engines.source import Settings, Source
-from fulldeck.errors import BadInput
+from fulldeck.errors import first_line
 from fulldeck.networks import describe
 from fulldeck.parity import parity
 from fulldeck.pipeline.gate import Measured, breaches, scores
@@ -141,8 +141,12 @@ def build(arm: Arm, folder: Path, settings: Settings, threads: int) -> None:
     card, source = ENGINES[arm.engine], arm.source
     if arm.engine == PyTorchEngine.name and describe(source.module()) is None:
         # No package can hold it, and it is worth a comparison.
-        module = in_precision(source.module(), arm.precision)
-        arm.loaded, arm.shipped = PyTorchEngine(module, source.output, source.signature), False
+        arm.shipped = False
+        try:
+            module = in_precision(source.module(), arm.precision)
+            arm.loaded = PyTorchEngine(module, source.output, source.signature)
+        except Exception as error:  # whatever the module's own code raises
+            arm.reason = first_line(error)
         return
     folder = folder / arm.label.replace(" ", "-")
     folder.mkdir(parents=True, exist_ok=True)
@@ -155,8 +159,8 @@ def build(arm: Arm, folder: Path, settings: Settings, threads: int) -> None:
             path, kind=card.kind, precision=arm.precision, engine=arm.engine, threads=threads
         )
         arm.path = path
-    except BadInput as error:
-        arm.reason = str(error)
+    except Exception as error:  # engines raise many classes, whose common base is Exception
+        arm.reason = first_line(error)
     arm.seconds = time.perf_counter() - started
 
 

@@ -42,7 +42,7 @@ from fulldeck.engines.shapes import Shapes, shapes_of
 from fulldeck.engines.source import Settings, Source
 from fulldeck.engines.tensorrt import NAME as TENSORRT
 from fulldeck.engines.tensorrt import STRONGLY_TYPED_SINCE, trtexec
-from fulldeck.errors import BadInput, RunFailed
+from fulldeck.errors import BadInput, RunFailed, first_line
 from fulldeck.files import sha256, write_json
 from fulldeck.machine import describe_machine
 from fulldeck.networks import describe
@@ -170,8 +170,8 @@ def choose(
             screen(arm, arm.loaded)
             arm.leave_out(best)
             judge.judge(arm, arm.loaded)
-        except BadInput as error:
-            arm.reason = str(error)
+        except Exception as error:  # engines raise many classes, whose common base is Exception
+            arm.reason = first_line(error)
         if arm.reason is not None:
             arm.loaded = None
         elif arm.screened_ms is not None:

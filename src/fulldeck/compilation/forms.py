@@ -13,7 +13,7 @@ from fulldeck.candidate import Artifact, Candidate
 from fulldeck.catalogue import Entry, catalogue
 from fulldeck.data import Array
 from fulldeck.engines.shapes import Shapes
-from fulldeck.errors import BadInput
+from fulldeck.errors import BadInput, first_line
 from fulldeck.instruction import Instruction
 from fulldeck.onnx_file import model_files
 from fulldeck.quantization.calibration import calibration_rows
@@ -134,8 +134,8 @@ def _in_float16(
         try:
             tell(entry.name)
             lowered = entry.load()().replace(dtype="float16").optimise(replace(candidate, folder=folder))
-        except BadInput as error:
-            notes.append(f"no fp16 ONNX file: {error}")
+        except Exception as error:  # the libraries raise many classes; the other forms need not mind
+            notes.append(f"no fp16 ONNX file: {first_line(error)}")
             continue
         if forms := _exported(lowered, folder, notes, tell):
             return forms
@@ -186,8 +186,9 @@ def _made(
     place.mkdir(parents=True, exist_ok=True)
     try:
         artifact = instruction.optimise(replace(candidate, folder=place)).artifact
-    except BadInput as error:
-        notes.append(f"no {precision} ONNX file {how}: {error}")
+    except Exception as error:  # the libraries raise many classes; the other forms need not mind
+        what = " ".join(filter(None, (f"no {precision} ONNX file", how)))
+        notes.append(f"{what}: {first_line(error)}")
         return []
     if artifact is None or (artifact.kind, artifact.precision) != ("onnx", precision):
         return []
