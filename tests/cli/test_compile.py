@@ -15,6 +15,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from fulldeck.compilation.arm import arms_of
 from fulldeck.engines import why_not
@@ -115,6 +117,45 @@ def test_a_second_time_the_choice_is_known(cli: Cli, run: Path) -> None:
     content[-1] ^= 1
     weights.write_bytes(bytes(content))
     assert cli(*words, "--json").json["cached"] is False
+
+
+def test_a_file_that_gives_other_answers_never_gets_into_the_package(
+    cli: Cli, run: Path, tmp_path: Path
+) -> None:
+    words = ("compile", run, "--engine", "torch", "--fp32")
+    sealed = (run / "package" / "manifest.sha256").read_bytes()
+    shutil.copytree(run / "package", tmp_path / "package")
+    assert cli(*words).code == 0
+    shutil.rmtree(run / "package")
+    (tmp_path / "package").rename(run / "package")
+    (file,) = (tmp_path / "cache").rglob("network.fp32.safetensors")
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    save_file({name: value + 1 for name, value in load_file(file).items()}, file, metadata)
+    answer = cli(*words)
+    assert answer.code == 1
+    assert "differs from the model by" in answer.err
+    assert "measure again with --fresh" in answer.err
+    assert (run / "package" / "manifest.sha256").read_bytes() == sealed
+    assert cli(*words, "--fresh").code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(why_not("tvm") is not None, reason="TVM is not here")
+def test_native_code_that_was_damaged_or_is_not_wanted_is_made_again(
+    cli: Cli, run: Path, tmp_path: Path
+) -> None:
+    words = ("compile", run, "--engine", "tvm", "--json")
+    assert cli(*words).code == 0
+    (file,) = (tmp_path / "cache").rglob("model.fp32.tvm")
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    answer = cli(*words)
+    assert (answer.code, answer.json["cached"]) == (0, False)
+    assert Package.open(run / "package").engine().name == "tvm"
+    before = file.stat().st_mtime_ns
+    assert cli(*words, "--fresh").code == 0
+    assert file.stat().st_mtime_ns != before
 
 
 def test_what_strays_too_far_is_not_taken(cli: Cli, run: Path) -> None:

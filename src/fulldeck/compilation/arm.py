@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from fulldeck.engines import ENGINES, Engine, engine_module, open_model, why_not
 from fulldeck.engines.choice import Timed, milliseconds
 from fulldeck.engines.pytorch import PyTorchEngine, in_precision
 from fulldeck.engines.source import Settings, Source
-from fulldeck.errors import first_line
+from fulldeck.errors import BadInput, first_line
 from fulldeck.networks import describe
 from fulldeck.parity import parity
 from fulldeck.pipeline.gate import Measured, breaches, scores
@@ -154,14 +155,20 @@ def build(arm: Arm, folder: Path, settings: Settings, threads: int) -> None:
     try:
         # ONNX files and weights cost nothing to make again.
         kept = None if card.kind in ("onnx", "safetensors") else next(folder.glob(f"*.{card.kind}"), None)
-        path = kept or engine_module(arm.engine).convert(source, arm.precision, folder, settings)
-        arm.loaded = open_model(
-            path, kind=card.kind, precision=arm.precision, engine=arm.engine, threads=threads
-        )
-        arm.path = path
+        if kept is not None:
+            with suppress(BadInput):  # it was damaged: it is made again
+                arm.loaded, arm.path = _opened(kept, arm, threads), kept
+        if arm.loaded is None:
+            path = engine_module(arm.engine).convert(source, arm.precision, folder, settings)
+            arm.loaded, arm.path = _opened(path, arm, threads), path
     except Exception as error:  # engines raise many classes, whose common base is Exception
         arm.reason = first_line(error)
     arm.seconds = time.perf_counter() - started
+
+
+def _opened(path: Path, arm: Arm, threads: int) -> Engine:
+    kind = ENGINES[arm.engine].kind
+    return open_model(path, kind=kind, precision=arm.precision, engine=arm.engine, threads=threads)
 
 
 def screen(arm: Arm, engine: Engine) -> None:

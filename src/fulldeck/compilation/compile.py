@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -34,7 +35,7 @@ from fulldeck.compilation.forms import (
 from fulldeck.device import cpu_threads
 from fulldeck.diagnosis.ceilings import cache_folder
 from fulldeck.diagnosis.inference import trained
-from fulldeck.engines import ENGINES, why_not
+from fulldeck.engines import ENGINES, Engine, open_model, why_not
 from fulldeck.engines.choice import fastest
 from fulldeck.engines.processor import release, traits
 from fulldeck.engines.pytorch import PyTorchEngine
@@ -47,7 +48,7 @@ from fulldeck.files import sha256, write_json
 from fulldeck.machine import describe_machine
 from fulldeck.networks import describe
 from fulldeck.onnx_file import copy_model, model_files
-from fulldeck.package import MANIFEST, Package, PackagedModel, add_form
+from fulldeck.package import MANIFEST, PackagedModel, add_form
 from fulldeck.package.signing import SIGNATURE
 from fulldeck.run_folder import RESULT, RunFolder
 
@@ -56,7 +57,7 @@ EXAMPLE_ROWS = 4
 RACE_SECONDS = 120.0
 LIBRARIES = ("onnxruntime", "openvino", "apache-tvm", "tensorrt", "torchao")
 SAME = 1e-4
-"""Largest difference, relative to the largest output (if over 1), between an engine and the package that has it."""
+"""Largest difference, relative to the largest output (if over 1), between an engine and the file that it is kept in."""
 
 
 def compile_run(
@@ -101,6 +102,8 @@ def compile_run(
         if not fresh and (kept := _kept(table)) is not None:
             result = kept | {"cached": True}
         else:
+            if fresh:
+                shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True, exist_ok=True)
             forms, notes = onnx_forms(candidate, own, wanted, folder, tell, refused)
             rounded = candidate.precision != "fp32"
@@ -249,6 +252,7 @@ def _install(run: Path, candidate: Candidate, result: dict[str, Any]) -> dict[st
         # The run may have another file, and another one of that precision.
         name = ".".join(filter(None, ("model", chosen["precision"], chosen["how"], "onnx")))
     own = RunFolder(run).artifacts / name
+    _check(file, chosen, candidate, result["takes_one_row"])
     if file.resolve() != own.resolve():
         copy_model(file, own)
     _list(run, own, card.kind, chosen)
@@ -266,19 +270,27 @@ def _install(run: Path, candidate: Candidate, result: dict[str, Any]) -> dict[st
             "fulldeck.package.signing.sign signs it again"
         )
     add_form(package, own, form, network)
-    _check(package, chosen, candidate)
     return place | {"package": str(package.relative_to(run)), "notes": notes}
 
 
-def _check(package: Path, chosen: dict[str, Any], candidate: Candidate) -> None:
-    """That the package answers as the module does, as far as the chosen engine did."""
+def _check(file: Path, chosen: dict[str, Any], candidate: Candidate, takes_one_row: bool) -> None:
+    """That the file, which may be of another time, answers as the module does, as far as the chosen engine did."""
+    engine = _opened(file, chosen)
+    if not takes_one_row:
+        return
     example = candidate.example(1)
-    engine = Package.open(package).engine(chosen["name"], threads=cpu_threads())
     got = next(iter(engine.run(example).values())).astype(np.float64)
     expected = next(iter(PyTorchEngine(candidate.module).run(example).values()))
     difference = float(np.abs(got - expected).max())
     if not difference <= 2 * chosen["difference"] + SAME * max(1.0, float(np.abs(expected).max())):
-        raise RunFailed(f"the package ({chosen['name']}) differs from the model by {difference:.2g}")
+        raise RunFailed(
+            f"{file} ({chosen['name']}) differs from the model by {difference:.2g}; measure again with --fresh"
+        )
+
+
+def _opened(file: Path, chosen: Mapping[str, Any]) -> Engine:
+    name, precision = chosen["name"], chosen["precision"]
+    return open_model(file, kind=ENGINES[name].kind, precision=precision, engine=name, threads=cpu_threads())
 
 
 def _list(run: Path, file: Path, kind: str, chosen: dict[str, Any]) -> None:
@@ -297,12 +309,13 @@ def _list(run: Path, file: Path, kind: str, chosen: dict[str, Any]) -> None:
 
 
 def _kept(table: Path) -> dict[str, Any] | None:
-    """A choice that was made before, if its file is still there."""
+    """A choice that was made before, if its file is still there and whole."""
     try:
         kept: dict[str, Any] = json.loads(table.read_bytes())
-    except (OSError, ValueError):
+        _opened(Path(kept["file"]), kept["chosen"])
+    except (OSError, ValueError, KeyError):  # BadInput is a ValueError
         return None
-    return kept if Path(str(kept.get("file"))).is_file() else None
+    return kept
 
 
 def _key(run: Path, own: Mapping[str, Path], shapes: Shapes, settings: Settings, threads: int) -> str:
