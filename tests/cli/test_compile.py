@@ -119,6 +119,19 @@ def test_a_second_time_the_choice_is_known(cli: Cli, run: Path) -> None:
     assert cli(*words, "--json").json["cached"] is False
 
 
+def test_weights_beside_the_onnx_file_are_part_of_the_model(cli: Cli, run: Path) -> None:
+    words = ("compile", run, "--engine", "onnxruntime", "--fp32", "--json")
+    file = run / "artifacts" / "model.onnx"
+    data = file.with_name("model.onnx.data")
+    onnx.save_model(onnx.load(file), file, save_as_external_data=True, location=data.name, size_threshold=0)
+    assert cli(*words).json["cached"] is False
+    assert cli(*words).json["cached"] is True
+    content = bytearray(data.read_bytes())
+    content[0] ^= 1
+    data.write_bytes(bytes(content))
+    assert cli(*words).json["cached"] is False
+
+
 def test_a_file_that_gives_other_answers_never_gets_into_the_package(
     cli: Cli, run: Path, tmp_path: Path
 ) -> None:

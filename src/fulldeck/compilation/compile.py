@@ -55,7 +55,7 @@ from fulldeck.run_folder import RESULT, RunFolder
 COMPILED = "compile.json"
 EXAMPLE_ROWS = 4
 RACE_SECONDS = 120.0
-LIBRARIES = ("onnxruntime", "openvino", "apache-tvm", "tensorrt", "torchao")
+LIBRARIES = ("onnxruntime", "openvino", "apache-tvm", "tensorrt", "torchao", "nncf")
 SAME = 1e-4
 """Largest difference, relative to the largest output (if over 1), between an engine and the file that it is kept in."""
 
@@ -320,7 +320,11 @@ def _kept(table: Path) -> dict[str, Any] | None:
 
 def _key(run: Path, own: Mapping[str, Path], shapes: Shapes, settings: Settings, threads: int) -> str:
     """What compiled files are valid for: the model, the sizes, the machine, the versions."""
-    model = [sha256(path) for path in (run / "artifacts" / "model.safetensors", *own.values())]
+    files = [
+        run / "artifacts" / "model.safetensors",
+        *(one for path in own.values() for one in model_files(path)),
+    ]
+    model = [sha256(file) for file in files]
     sizes = {name: [(one.low, one.best, one.high) for one in axes] for name, axes in shapes.items()}
     versions = [release(library) for library in LIBRARIES]
     return _hash([model, sizes, settings.__dict__, threads, traits("torch"), versions])
