@@ -168,6 +168,20 @@ def test_fixed_sizes_are_fixed_in_the_file(tmp_path: Path) -> None:
             loaded.run(source.inputs(3))
 
 
+def test_weights_that_are_too_large_for_one_file_lie_beside_that_of_fixed_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = made("resnet", tmp_path, ["4"])
+    monkeypatch.setattr("fulldeck.onnx_file.LIMIT", 100)  # 2 GiB would take minutes
+    for engine in set(HERE) & {"onnxruntime", "openvino"}:
+        folder = tmp_path / engine
+        folder.mkdir()
+        assert_same(opened(source, engine, "fp32", folder), source, 4, FLOAT)
+        assert {file.name for file in folder.iterdir()} == {
+            f"model.4x3x16x16.onnx{end}" for end in ("", ".data")
+        }
+
+
 def test_the_file_passes_the_checker_and_is_run_by_what_did_not_make_it(source: Source) -> None:
     path = source.onnx["fp32"]
     onnx.checker.check_model(str(path), full_check=True)

@@ -86,7 +86,7 @@ def _write_fixed(path: Path, out: Path, sizes: Mapping[str, list[int]]) -> None:
     """Write the ONNX file `path` to `out` with these sizes of its inputs."""
     import onnx
 
-    from fulldeck.files import write_bytes
+    from fulldeck.onnx_file import write_onnx
 
     model = onnx.load(path)
     for tensor in model.graph.input:
@@ -97,4 +97,4 @@ def _write_fixed(path: Path, out: Path, sizes: Mapping[str, list[int]]) -> None:
             if axis.HasField("dim_param"):
                 axis.Clear()
     del model.graph.value_info[:]
-    write_bytes(out, model.SerializeToString())
+    write_onnx(model, out)
