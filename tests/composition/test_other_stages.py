@@ -11,8 +11,12 @@ import pytest
 import torch
 
 from fulldeck.catalogue import built_in
+from fulldeck.errors import BadInput
+from fulldeck.instruction import Instruction, Situation
 from fulldeck.package import Package
 from fulldeck.pipeline.run import run
+from fulldeck.planner import make_plan
+from fulldeck.recipe.recipe import make_recipe
 from tests.composition.tiny_training import ENTRIES, data, made, network, variants
 
 OTHERS = {entry.name: entry for entry in built_in() if entry.name not in ENTRIES}
@@ -35,6 +39,7 @@ CHAINS: Mapping[str, Mapping[str, dict[str, Any]]] = {
         "model_packaging": {},
     },
 }
+SITUATION = Situation("tensor", "classification", "cpu")
 SKIPPED = {"kernel_fusion", "reduced_precision_inference", "post_training_quantization"}
 """Those that may find that they would gain nothing here."""
 
@@ -84,6 +89,10 @@ def test_beside(name: str, chain: str, tmp_path: Path) -> None:
     assert result["rehearsal"]["agreement"] > 0.9
 
 
-def _clash(instruction: Any, other: str, given: Mapping[str, Any]) -> bool:
-    beside = OTHERS[other].load()(**given)
-    return bool(instruction.clash(beside) or beside.clash(instruction))
+def _clash(instruction: Instruction, other: str, given: Mapping[str, Any]) -> bool:
+    """Whether a plan refuses the two, whatever else it says."""
+    try:
+        make_plan(make_recipe("digits", [instruction, OTHERS[other].load()(**given)]), SITUATION)
+    except BadInput as error:
+        return "exclude each other" in str(error)
+    return False

@@ -250,6 +250,13 @@ def test_tvm_is_the_same(source: Source, tmp_path: Path) -> None:
         assert_same(loaded, source, rows, FLOAT)
 
 
+@pytest.mark.skipif("tvm" not in HERE, reason="TVM is not here")
+def test_tvm_says_what_its_tuning_needs(table: Source, tmp_path: Path) -> None:
+    fixed = replace(table, shapes=shapes_of(table.example, ["8"]))
+    with pytest.raises(CannotAct, match="pip install xgboost cloudpickle"):
+        engine_module("tvm").convert(fixed, "fp32", tmp_path, Settings(tuning_trials=8))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_compiled_torch_is_the_same(source: Source, precision: str, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from fulldeck.engines.signature import Signature
 from fulldeck.engines.source import Settings, Source
 from fulldeck.engines.torch_compiled import export_program
 from fulldeck.errors import BadInput, CannotAct
+from fulldeck.installed import is_installed
 from fulldeck.logs import quiet
 
 Array = npt.NDArray[Any]
@@ -69,6 +70,9 @@ def convert(source: Source, precision: str, folder: Path, settings: Settings) ->
             for name, axes in source.shapes.items()
         )
         raise CannotAct(f"TVM tunes for fixed sizes only: {' '.join(words)}")
+    if settings.tuning_trials and not is_installed("xgboost"):
+        # The extra does not bring it: its wheel pulls CUDA's libraries.
+        raise CannotAct("TVM tunes with a model of costs that needs: pip install xgboost cloudpickle")
     target = tvm.target.Target(
         {"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu(), "num-cores": cpu_threads()}
     )
