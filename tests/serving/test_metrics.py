@@ -5,10 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 import urllib.request
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
+
+from fulldeck.serving.metrics import ServerMetrics
 
 from .packages import rows_package, sum_package
 from .servers import Server, eventually, meanwhile, running
@@ -60,6 +63,7 @@ def test_everything_is_counted(tmp_path: Path) -> None:
 
 FAILS_ONCE = """
 import sys
+import tracemalloc
 from fulldeck.cli import main
 from fulldeck.serving.meter import Meter
 read, fails = Meter.read, [OSError("no such sensor")]
@@ -127,3 +131,18 @@ def test_a_token_guards_the_metrics_and_the_events(tmp_path: Path) -> None:
         for path in ("/metrics", "/ui/events"):
             assert server.ask("GET", path)[0] == 401
         assert scrape(server, "secret")["fulldeck_requests_total", "refused", "401"] == 2
+
+
+def test_a_server_that_nobody_scrapes_keeps_no_values() -> None:
+    metrics = ServerMetrics("sums")
+    tracemalloc.start()
+    for number in range(100_000):
+        metrics.batch(1 + number % 8)
+        metrics.answered("infer", 200, 0.001)
+        if number % 1000 == 999:
+            metrics.settle()  # as the meter does each second
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 300_000, "8 bytes for each of 200,000 values would be five times that"
+    assert metrics.batches.value == 100_000
+    assert metrics.batch_rows.cumulative()[0][-1][1] == 100_000

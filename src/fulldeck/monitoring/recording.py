@@ -74,12 +74,12 @@ class Histogram:
 
     def counts(self) -> Counts:
         """A copy of the counts of the fine buckets so far, for `quantile`; the last one has no upper end."""
-        self._sort_in()
+        self.settle()
         return self._counts.copy()
 
     def cumulative(self) -> tuple[list[tuple[float, int]], float]:
         """(coarse bound, values up to it), the last bound being infinity; and the sum of all values."""
-        self._sort_in()
+        self.settle()
         up_to = np.cumsum(self._counts)
         pairs = [(bound, int(up_to[place])) for bound, place in zip(self.bounds, self._places, strict=True)]
         return [*pairs, (math.inf, int(up_to[-1]))], self._sum
@@ -96,7 +96,8 @@ class Histogram:
         place = min(max(place, 1), len(self._fine) - 1)
         return math.sqrt(self._fine[place - 1] * self._fine[place])
 
-    def _sort_in(self) -> None:
+    def settle(self) -> None:
+        """Sort in what was recorded since the last call; until then it is kept, value by value."""
         size = len(self._new)
         if size == 0:
             return

@@ -82,6 +82,7 @@ class Meter:
 
     def read(self) -> Reading:
         """What has happened since the last call."""
+        self._metrics.settle()
         now = time.monotonic()
         seconds, self._then = max(now - self._then, 1e-6), now
         totals, before = self._read_totals(), self._totals
