@@ -15,8 +15,9 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
+from fulldeck.compilation.arm import Arm, build
 from fulldeck.engines import ENGINES, Engine, available, engine_module, known, open_model, open_onnx, why_not
-from fulldeck.engines.shapes import LARGEST_BATCH, shapes_of
+from fulldeck.engines.shapes import LARGEST_BATCH, Range, shapes_of
 from fulldeck.engines.source import Settings, Source
 from fulldeck.errors import BadInput, CannotAct
 from fulldeck.networks import describe
@@ -215,6 +216,18 @@ def test_an_engine_that_is_not_installed_is_refused_with_the_pip_line(
 def test_a_kind_that_an_engine_does_not_run_is_refused(table: Source) -> None:
     with pytest.raises(BadInput, match=r"model\.onnx is of kind onnx, and engine tvm runs tvm"):
         open_model(table.onnx["fp32"], kind="onnx", precision="fp32", engine="tvm")
+
+
+def test_a_file_of_one_length_is_no_answer_to_a_range_of_lengths(table: Source, tmp_path: Path) -> None:
+    (name,) = table.shapes
+    batch, width = table.shapes[name]
+    asked = replace(table, shapes={name: (batch, Range(1, width.best, width.best))})
+    arm = Arm("onnxruntime", "fp32", asked)
+    build(arm, tmp_path, Settings(), 1)
+    assert arm.loaded is None
+    assert arm.reason == (
+        f"it takes {width.best} along an axis of {name}, and 1 to {width.best} is asked for"
+    )
 
 
 class Branch(nn.Module):

@@ -161,6 +161,9 @@ def build(arm: Arm, folder: Path, settings: Settings, threads: int) -> None:
         if arm.loaded is None:
             path = engine_module(arm.engine).convert(source, arm.precision, folder, settings)
             arm.loaded, arm.path = _opened(path, arm, threads), path
+        takes = arm.loaded.signature
+        if takes is not None and (reason := takes.narrower(source.shapes)) is not None:
+            arm.loaded, arm.reason = None, reason
     except Exception as error:  # engines raise many classes, whose common base is Exception
         arm.reason = first_line(error)
     arm.seconds = time.perf_counter() - started

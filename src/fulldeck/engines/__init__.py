@@ -32,6 +32,11 @@ class Engine(Protocol):
 
     name: str
 
+    @property
+    def signature(self) -> Signature | None:
+        """What it takes; None if it cannot tell, as a module of one's own."""
+        ...
+
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Inputs by name (batch first) to outputs by name.
 

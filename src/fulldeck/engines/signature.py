@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from fulldeck.data import Array
-from fulldeck.engines.shapes import Range
+from fulldeck.engines.shapes import Range, Shapes
 from fulldeck.errors import BadInput, closest
 
 
@@ -45,6 +45,15 @@ class Signature:
                 wanted = " x ".join(str(one) for one in ranges)
                 given = " x ".join(map(str, value.shape))
                 raise BadInput(f'input "{name}" is {given or "a single value"}, and the model takes {wanted}')
+
+    def narrower(self, shapes: Shapes) -> str | None:
+        """Which of the sizes in `shapes` are not taken, in words; None if all are."""
+        for name in shapes.keys() & self.inputs.keys():  # a graph leaves out what it has no use for
+            for wanted, taken in zip(shapes[name], self.inputs[name][1], strict=True):
+                high = taken.high is None if wanted.high is None else wanted.high in taken
+                if wanted.low not in taken or not high:
+                    return f"it takes {taken} along an axis of {name}, and {wanted} is asked for"
+        return None
 
     def zeros(self) -> dict[str, Array]:
         """Inputs of the best sizes, all zero."""
