@@ -15,6 +15,7 @@ from fulldeck.instructions.data.auto_data_augmentation import mix
 from fulldeck.instructions.extensions.dp_training import DpTraining
 from fulldeck.instructions.inference.quantization_aware_training import prepare_qat
 from fulldeck.instructions.training.amp_optimizer import AmpOptimizer
+from fulldeck.instructions.training.lr_scheduler import LrScheduler
 from fulldeck.training.loop import TrainingLoop
 from tests.composition.tiny_training import data, made, network, training
 
@@ -84,6 +85,13 @@ def test_a_compiled_step_has_no_gradient_a_sample() -> None:
     torch.compiler.reset()
     with pytest.raises((AssertionError, RuntimeError)):
         training(private(), made("train_step_compilation")).fit()
+
+
+def test_a_range_test_looks_more_often_than_the_accountant_counts() -> None:
+    loop = training(private(), LrScheduler(range_test=True))
+    loop.fit()
+    ((chart,),) = (charts for charts in loop.drawn.values() if charts)
+    assert len(chart["series"][0]["y"]) > loop.step
 
 
 def test_a_scaled_loss_is_not_what_is_clipped() -> None:

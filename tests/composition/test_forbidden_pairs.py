@@ -51,6 +51,7 @@ SHOWN = {
             "auto_data_augmentation": "test_a_sample_that_is_mixed_moves_two_gradients",
             "dynamic_batch_scheduler": "test_parts_of_a_batch_are_not_those_of_its_scheduler",
             "gradient_checkpointing": "test_what_computes_twice_has_no_gradient_a_sample",
+            "lr_scheduler": "test_a_range_test_looks_more_often_than_the_accountant_counts",
             "knowledge_distillation": "test_a_teacher_is_not_heard",
             "quantization_aware_training": "test_ranges_of_rounding_tell_of_one_sample",
             "train_step_compilation": "test_a_compiled_step_has_no_gradient_a_sample",
