@@ -48,7 +48,9 @@ class Signature:
 
     def narrower(self, shapes: Shapes) -> str | None:
         """Which of the sizes in `shapes` are not taken, in words; None if all are."""
-        for name in shapes.keys() & self.inputs.keys():  # a graph leaves out what it has no use for
+        for name in shapes:
+            if name not in self.inputs:
+                continue  # a graph leaves out what it has no use for
             for wanted, taken in zip(shapes[name], self.inputs[name][1], strict=True):
                 high = taken.high is None if wanted.high is None else wanted.high in taken
                 if wanted.low not in taken or not high:
